@@ -1,0 +1,348 @@
+#include "migration/allocator.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+
+/* ---- slots ---- */
+
+struct waiter {
+    struct waiter *next;
+    enum fm_priority priority;
+};
+
+struct fm_slots {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct waiter *queue; /* best claim first */
+    size_t limit, used, waiting;
+};
+
+struct fm_slots *fm_slots_new(unsigned int limit)
+{
+    struct fm_slots *slots = fm_xcalloc(1, sizeof(*slots));
+
+    pthread_mutex_init(&slots->lock, NULL);
+    pthread_cond_init(&slots->changed, NULL);
+    slots->limit = limit ? limit : FM_SLOTS_DEFAULT;
+    return slots;
+}
+
+void fm_slots_free(struct fm_slots *slots)
+{
+    if (!slots)
+        return;
+    pthread_cond_destroy(&slots->changed);
+    pthread_mutex_destroy(&slots->lock);
+    free(slots);
+}
+
+static void enqueue(struct fm_slots *slots, struct waiter *waiter)
+{
+    struct waiter **at = &slots->queue;
+
+    while (*at && (*at)->priority >= waiter->priority)
+        at = &(*at)->next;
+    waiter->next = *at;
+    *at = waiter;
+    slots->waiting++;
+}
+
+static void dequeue(struct fm_slots *slots, struct waiter *waiter)
+{
+    struct waiter **at = &slots->queue;
+
+    while (*at != waiter)
+        at = &(*at)->next;
+    *at = waiter->next;
+    slots->waiting--;
+}
+
+/* Returns false when the deadline has passed. */
+static bool wait_for_change(struct fm_slots *slots, uint64_t deadline_ms)
+{
+    struct timespec until = {
+        .tv_sec = (time_t)(deadline_ms / 1000),
+        .tv_nsec = (long)(deadline_ms % 1000) * 1000000,
+    };
+
+    if (deadline_ms == 0)
+        return pthread_cond_wait(&slots->changed, &slots->lock) == 0;
+    return pthread_cond_clockwait(&slots->changed, &slots->lock, CLOCK_MONOTONIC, &until) == 0;
+}
+
+/* With the lock held. */
+static int wait_for_turn(struct fm_slots *slots, const struct waiter *waiter,
+                         const struct fm_slots_wait *wait, struct fm_error *err)
+{
+    bool in_time = true;
+
+    for (;;) {
+        if (wait->cancelled && wait->cancelled(wait->ctx))
+            return fm_error_set(err, FM_E_CANCELLED, "cancelled while it waited for its turn");
+        if (slots->queue == waiter && slots->used < slots->limit)
+            return 0;
+        if (!in_time)
+            return fm_error_set(err, FM_E_TIMEOUT,
+                                "waited too long for its turn: %zu migrations run, which is the "
+                                "limit; raise max_concurrent or the timeout",
+                                slots->used);
+        in_time = wait_for_change(slots, wait->deadline_ms);
+    }
+}
+
+int fm_slots_acquire(struct fm_slots *slots, enum fm_priority priority,
+                     const struct fm_slots_wait *wait, struct fm_error *err)
+{
+    static const struct fm_slots_wait for_ever = {0};
+    struct waiter waiter = {.priority = priority};
+    int rc;
+
+    pthread_mutex_lock(&slots->lock);
+    enqueue(slots, &waiter);
+    rc = wait_for_turn(slots, &waiter, wait ? wait : &for_ever, err);
+    dequeue(slots, &waiter);
+    if (rc == 0)
+        slots->used++;
+    /* The next in the queue may have a slot too, or a place further in front. */
+    pthread_cond_broadcast(&slots->changed);
+    pthread_mutex_unlock(&slots->lock);
+    return rc;
+}
+
+int fm_slots_try(struct fm_slots *slots, struct fm_error *err)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&slots->lock);
+    if (slots->used < slots->limit)
+        slots->used++;
+    else
+        rc = fm_error_set(err, FM_E_REFUSED,
+                          "%zu migrations come in already, which is the limit; try again later or "
+                          "raise max_concurrent",
+                          slots->used);
+    pthread_mutex_unlock(&slots->lock);
+    return rc;
+}
+
+void fm_slots_force(struct fm_slots *slots)
+{
+    pthread_mutex_lock(&slots->lock);
+    slots->used++;
+    pthread_mutex_unlock(&slots->lock);
+}
+
+void fm_slots_release(struct fm_slots *slots)
+{
+    pthread_mutex_lock(&slots->lock);
+    slots->used--;
+    pthread_cond_broadcast(&slots->changed);
+    pthread_mutex_unlock(&slots->lock);
+}
+
+void fm_slots_wake(struct fm_slots *slots)
+{
+    pthread_mutex_lock(&slots->lock);
+    pthread_cond_broadcast(&slots->changed);
+    pthread_mutex_unlock(&slots->lock);
+}
+
+size_t fm_slots_used(struct fm_slots *slots)
+{
+    size_t used;
+
+    pthread_mutex_lock(&slots->lock);
+    used = slots->used;
+    pthread_mutex_unlock(&slots->lock);
+    return used;
+}
+
+size_t fm_slots_waiting(struct fm_slots *slots)
+{
+    size_t waiting;
+
+    pthread_mutex_lock(&slots->lock);
+    waiting = slots->waiting;
+    pthread_mutex_unlock(&slots->lock);
+    return waiting;
+}
+
+/* ---- reservations ---- */
+
+struct reservation {
+    struct reservation *next;
+    char *id;
+    uint64_t memory, disk; /* with margin */
+};
+
+struct fm_reservations {
+    pthread_mutex_t lock;
+    char *host;
+    uint64_t memory_reserve;
+    struct reservation *first;
+};
+
+struct fm_reservations *fm_reservations_new(const char *host, uint64_t memory_reserve)
+{
+    struct fm_reservations *r = fm_xcalloc(1, sizeof(*r));
+
+    pthread_mutex_init(&r->lock, NULL);
+    r->host = fm_xstrdup(host);
+    r->memory_reserve = memory_reserve;
+    return r;
+}
+
+static void reservation_free(struct reservation *reservation)
+{
+    free(reservation->id);
+    free(reservation);
+}
+
+void fm_reservations_free(struct fm_reservations *r)
+{
+    if (!r)
+        return;
+    while (r->first) {
+        struct reservation *next = r->first->next;
+
+        reservation_free(r->first);
+        r->first = next;
+    }
+    pthread_mutex_destroy(&r->lock);
+    free(r->host);
+    free(r);
+}
+
+static void forget(struct fm_reservations *r, const char *id)
+{
+    struct reservation **at = &r->first;
+
+    while (*at && !fm_streq((*at)->id, id))
+        at = &(*at)->next;
+    if (*at) {
+        struct reservation *found = *at;
+
+        *at = found->next;
+        reservation_free(found);
+    }
+}
+
+/* What is promised to all but `id`. */
+static struct fm_reserved promised(const struct fm_reservations *r, const char *id)
+{
+    struct fm_reserved total = {0};
+
+    for (const struct reservation *at = r->first; at; at = at->next) {
+        if (fm_streq(at->id, id))
+            continue;
+        total.count++;
+        total.memory += at->memory;
+        total.disk += at->disk;
+    }
+    return total;
+}
+
+static uint64_t minus(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* One kind of resource of one request. */
+struct demand {
+    const char *what;  /* "memory" */
+    uint64_t need;     /* without margin */
+    uint64_t measured; /* free on the host */
+    uint64_t kept;     /* never promised */
+    uint64_t promised; /* to others */
+    size_t promised_count;
+};
+
+static int check_fits(const struct fm_reservations *r, const struct fm_reserve_request *request,
+                      const struct demand *demand, struct fm_error *err)
+{
+    uint64_t usable = minus(minus(demand->measured, demand->kept), demand->promised);
+    fm_autofree char *others = NULL;
+    char usable_text[32], total_text[32], need_text[32], promised_text[32];
+
+    if (fm_with_margin(demand->need) <= usable)
+        return 0;
+    if (demand->promised_count > 0)
+        others = fm_strf(" beside %s promised to %zu incoming container%s",
+                         fm_format_size(demand->promised, promised_text, sizeof(promised_text)),
+                         demand->promised_count, demand->promised_count == 1 ? "" : "s");
+    return fm_error_set(
+        err, FM_E_REFUSED,
+        "%s has %s free %s%s, '%s' needs %s (%s + %d %%); free %s there or choose another host",
+        r->host, fm_format_size(usable, usable_text, sizeof(usable_text)), demand->what,
+        others ? others : "", request->container,
+        fm_format_size(fm_with_margin(demand->need), total_text, sizeof(total_text)),
+        fm_format_size(demand->need, need_text, sizeof(need_text)), FM_RESERVE_MARGIN_PERCENT,
+        demand->what);
+}
+
+static int check_demands(const struct fm_reservations *r, const struct fm_reserve_request *request,
+                         struct fm_error *err)
+{
+    struct fm_reserved others = promised(r, request->id);
+    struct demand memory = {
+        .what = "memory",
+        .need = request->memory,
+        .measured = request->memory_available,
+        .kept = r->memory_reserve,
+        .promised = others.memory,
+        .promised_count = others.count,
+    };
+    struct demand disk = {
+        .what = "disk",
+        .need = request->disk,
+        .measured = request->disk_free,
+        .promised = others.disk,
+        .promised_count = others.count,
+    };
+    int rc = check_fits(r, request, &memory, err);
+
+    return rc < 0 ? rc : check_fits(r, request, &disk, err);
+}
+
+int fm_reserve(struct fm_reservations *r, const struct fm_reserve_request *request,
+               struct fm_error *err)
+{
+    struct reservation *made;
+    int rc;
+
+    pthread_mutex_lock(&r->lock);
+    rc = check_demands(r, request, err);
+    if (rc == 0) {
+        forget(r, request->id);
+        made = fm_xcalloc(1, sizeof(*made));
+        *made = (struct reservation){
+            .next = r->first,
+            .id = fm_xstrdup(request->id),
+            .memory = fm_with_margin(request->memory),
+            .disk = fm_with_margin(request->disk),
+        };
+        r->first = made;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+void fm_reserve_release(struct fm_reservations *r, const char *id)
+{
+    pthread_mutex_lock(&r->lock);
+    forget(r, id);
+    pthread_mutex_unlock(&r->lock);
+}
+
+struct fm_reserved fm_reserved_total(struct fm_reservations *r)
+{
+    struct fm_reserved total;
+
+    pthread_mutex_lock(&r->lock);
+    total = promised(r, NULL);
+    pthread_mutex_unlock(&r->lock);
+    return total;
+}

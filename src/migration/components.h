@@ -1,0 +1,38 @@
+/* Components: what a migration works with on one host. Real ones are put together by the manager, fakes by the tests. */
+#ifndef FM_MIGRATION_COMPONENTS_H
+#define FM_MIGRATION_COMPONENTS_H
+
+#include <stdint.h>
+
+#include "cluster/store.h"
+#include "container/bundle.h"
+#include "container/image.h"
+#include "container/runtime.h"
+#include "migration/allocator.h"
+#include "migration/events.h"
+#include "migration/journal.h"
+#include "migration/link.h"
+#include "migration/state_interface.h"
+#include "network/network.h"
+
+struct fm_components {
+    const char *host;      /* this host's name */
+    const char *advertise; /* its underlay address */
+    const char *migrations_dir; /* <state>/migrations: one directory each */
+    struct fm_journal *journal;
+    struct fm_store store;
+    struct fm_runtime runtime;
+    struct fm_network network;
+    struct fm_state_interface state;
+    struct fm_links links; /* to other hosts */
+    struct fm_image_store *images;
+    struct fm_bundle_config bundles;
+    struct fm_events *events;
+    struct fm_slots *slots;               /* migrations at a time */
+    struct fm_reservations *reservations; /* memory and disk promised to incoming containers */
+    /* Facts of this host (preflight.h); new reference. */
+    json_t *(*facts)(void *ctx, struct fm_error *err);
+    void *facts_ctx;
+};
+
+#endif

@@ -1,0 +1,388 @@
+#include "migration/coordinator.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "migration/handover.h"
+#include "migration/lifecycle.h"
+#include "migration/policy.h"
+#include "migration/preflight.h"
+#include "wire/frame.h"
+
+#define CONNECT_TIMEOUT_MS 5000
+#define CHECK_TIMEOUT_MS 20000
+
+/* --- PENDING: the request is valid, both hosts are known and reachable --- */
+
+static int find_destination(struct fm_components *p, const char *name, struct fm_host *host,
+                            struct fm_error *err)
+{
+    if (fm_streq(name, p->host))
+        return fm_error_set(err, FM_E_INVALID,
+                            "source and destination are both '%s': choose another destination",
+                            name);
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", name, err);
+    if (!doc)
+        return fm_error_set(err, FM_E_NOT_FOUND,
+                            "host '%s' is not known here: add it with `fleximigrate host add`",
+                            name);
+    return fm_host_from_json(doc, host, err);
+}
+
+static int find_source(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    if (fm_streq(m->options.source, p->host))
+        return 0;
+    struct fm_host host;
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", m->options.source, err);
+    if (!doc)
+        return fm_error_set(err, FM_E_NOT_FOUND, "source host '%s' is not known here",
+                            m->options.source);
+    int rc = fm_host_from_json(doc, &host, err);
+    struct fm_link *link =
+        rc < 0 ? NULL : p->links.ops->open(p->links.ctx, &host, 0, CONNECT_TIMEOUT_MS, err);
+    if (!link)
+        return rc < 0 ? rc : fm_error_prefix(err, "source");
+    p->links.ops->close(link);
+    return fm_error_set(err, FM_E_REFUSED,
+                        "container runs on '%s': send the request to that host's daemon",
+                        m->options.source);
+}
+
+/* The record and the endpoint of the container, wherever they are known from. */
+static int find_container(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_runtime_state state;
+    int rc = fm_lifecycle_resolve(m->parts, m->options.container, &m->container, &m->endpoint,
+                                  &m->has_endpoint, &state, err);
+    if (rc < 0)
+        return rc;
+    m->init_pid = state.init_pid;
+    if (!fm_streq(state.status, "running"))
+        return fm_error_set(err, FM_E_REFUSED,
+                            "container '%s' is %s: only a running one can be migrated",
+                            m->options.container, state.status);
+    return 0;
+}
+
+static bool is_cancelled(void *ctx)
+{
+    struct fm_migration *m = ctx;
+    return atomic_load(&m->cancelled);
+}
+
+static int pending(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER,
+                             "Migration %s of %s from %s to %s requested.", m->id,
+                             m->options.container, m->options.source, m->options.destination);
+    if (rc < 0)
+        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    if ((rc = find_source(m, err)) < 0 ||
+        (rc = find_destination(m->parts, m->options.destination, &m->destination, err)) < 0 ||
+        (rc = find_container(m, err)) < 0)
+        return rc;
+    struct fm_slots_wait wait = {.cancelled = is_cancelled, .ctx = m};
+    rc = fm_slots_acquire(m->parts->slots, m->options.priority, &wait, err);
+    if (rc < 0)
+        return rc;
+    m->in_slot = true;
+    return fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
+}
+
+/* --- PLANNING: policies allow it, the destination fits --- */
+
+static json_t *preflight(struct fm_components *p, struct fm_link *link,
+                         const struct fm_container *container, const char *return_of,
+                         json_t **needs_out, struct fm_error *err)
+{
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    if (p->runtime.ops->processes(p->runtime.ctx, container->name, &pids, &count, err) < 0)
+        return NULL;
+    json_auto_t *needs = fm_facts_container(container, pids, count, err);
+    json_auto_t *here = needs ? p->facts(p->facts_ctx, err) : NULL;
+    if (!here)
+        return NULL;
+    json_auto_t *ask = json_pack("{s:o, s:O, s:s}", "container", fm_container_to_json(container),
+                                 "needs", needs, "return_of", return_of);
+    json_auto_t *answer = p->links.ops->call(link, FM_FRAME_CHECK, ask, CHECK_TIMEOUT_MS, err);
+    if (!answer)
+        return NULL;
+    if (needs_out)
+        *needs_out = json_incref(needs);
+    return fm_preflight_compare(container, needs, here, json_object_get(answer, "facts"),
+                                json_object_get(answer, "state"));
+}
+
+static void log_findings(const json_t *result)
+{
+    size_t i;
+    json_t *finding;
+    json_array_foreach(json_object_get(result, "findings"), i,
+                       finding) if (!json_is_true(json_object_get(finding, "ok")))
+        fm_warn(FM_DECISION_ENGINE, "Preflight %s: %s.",
+                json_string_value(json_object_get(finding, "check")),
+                json_string_value(json_object_get(finding, "message")));
+}
+
+static int planning(struct fm_migration *m, struct fm_error *err)
+{
+    if (fm_migration_to(m, FM_STATE_PLANNING, false, FM_MIGRATION_MANAGER, "Request is valid.") < 0)
+        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    json_auto_t *ping =
+        m->parts->links.ops->call(m->link, FM_FRAME_PING, NULL, CONNECT_TIMEOUT_MS, err);
+    if (!ping)
+        return -(int)err->code;
+    struct fm_policy_request request = {
+        .container = m->container,
+        .source = m->options.source,
+        .destination = m->options.destination,
+        .destination_cordoned =
+            m->destination.cordoned || json_is_true(json_object_get(ping, "cordoned")),
+    };
+    int rc = *m->return_of ? 0 : fm_policy_decide(&request, err);
+    if (rc < 0) {
+        fm_log(FM_LOG_ERROR, FM_POLICY_ENFORCER, "Migration %s is denied: %s.", m->id, err->text);
+        return rc;
+    }
+    fm_info(FM_POLICY_ENFORCER, "Policies allow the migration of %s.", m->options.container);
+    json_auto_t *result = preflight(m->parts, m->link, m->container, m->return_of, &m->needs, err);
+    if (!result)
+        return -(int)err->code;
+    log_findings(result);
+    rc = fm_preflight_verdict(result, err);
+    if (rc == 0)
+        fm_info(FM_DECISION_ENGINE, "Destination %s fits; strategy cold.", m->options.destination);
+    return rc;
+}
+
+/* --- PREPARATION, EXECUTION, VERIFICATION --- */
+
+static int preparation(struct fm_migration *m, struct fm_error *err)
+{
+    if (fm_migration_to(m, FM_STATE_PREPARATION, false, FM_DECISION_ENGINE,
+                        "Strategy cold chosen, destination fits.") < 0)
+        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    int rc = fm_handover_prepare(m, err);
+    return rc < 0 ? rc : fm_migration_check_cancelled(m, err);
+}
+
+static int execution(struct fm_migration *m, struct fm_error *err)
+{
+    if (fm_migration_to(m, FM_STATE_EXECUTION, false, FM_NETWORK_MANAGER,
+                        "Destination %s is staged.", m->options.destination) < 0)
+        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    int rc = fm_handover_transfer(m, err);
+    if (rc == 0)
+        rc = fm_handover_decide(m, err);
+    if (rc < 0)
+        return rc;
+    return fm_handover_commit(m, err);
+}
+
+static int verification(struct fm_migration *m, struct fm_error *err)
+{
+    if (fm_migration_to(m, FM_STATE_VERIFICATION, false, FM_STATE_SYNCHRONIZER,
+                        "Container %s runs on %s after %.1f ms.", m->options.container,
+                        m->options.destination, m->stats.freeze_ms) < 0)
+        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    return fm_handover_verify(m, err);
+}
+
+/* --- the ends --- */
+
+static void close_books(struct fm_migration *m)
+{
+    fm_handover_disconnect(m);
+    m->stats.ended_us = fm_realtime_us();
+    m->stats.total_ms = (double)(m->stats.ended_us - m->stats.started_us) / 1000.0;
+}
+
+static int completed(struct fm_migration *m)
+{
+    struct fm_error err = {0};
+    if (fm_handover_complete(m, &err) < 0) {
+        m->needs_attention = true;
+        m->reason = err;
+    }
+    close_books(m);
+    return fm_migration_to(m, FM_STATE_COMPLETED, true, FM_MIGRATION_MANAGER,
+                           "Migration %s of %s to %s succeeded.", m->id, m->options.container,
+                           m->options.destination);
+}
+
+static const char *component_of(enum fm_state state)
+{
+    switch (state) {
+    case FM_STATE_PLANNING:
+        return FM_DECISION_ENGINE;
+    case FM_STATE_PREPARATION:
+        return FM_NETWORK_MANAGER;
+    case FM_STATE_EXECUTION:
+        return FM_STATE_SYNCHRONIZER;
+    case FM_STATE_VERIFICATION:
+        return FM_CONTAINER_MANAGER;
+    default:
+        return FM_MIGRATION_MANAGER;
+    }
+}
+
+static int roll_back(struct fm_migration *m, char *how, size_t len, struct fm_error *err)
+{
+    if (!m->committed) {
+        snprintf(how, len, "Rolled back; the container runs on where it was");
+        return fm_handover_abort(m, err);
+    }
+    uint64_t age_ms = 0;
+    int rc = fm_handover_return(m, &age_ms, err);
+    if (age_ms)
+        snprintf(how, len, "Restored on %s from a checkpoint that is %llu ms old",
+                 m->options.source, (unsigned long long)age_ms);
+    else
+        snprintf(how, len, "Migrated back to %s", m->options.source);
+    return rc;
+}
+
+/* FAILED, ROLLBACK and the final FAILED; goes on from wherever an earlier daemon had come to. */
+static void failed(struct fm_migration *m, const struct fm_error *why)
+{
+    enum fm_state in = m->fsm.state;
+    if (in != FM_STATE_FAILED && in != FM_STATE_ROLLBACK) {
+        m->reason = *why;
+        fm_migration_to(m, FM_STATE_FAILED, false, component_of(in), "%s failed: %s.",
+                        fm_state_text(in), why->text);
+    }
+    if (m->fsm.state == FM_STATE_FAILED)
+        fm_migration_to(m, FM_STATE_ROLLBACK, false, FM_MIGRATION_MANAGER, "Rolling back.");
+    struct fm_error err = {0};
+    char how[160] = "Nothing had been made";
+    if (m->fsm.failed_in != FM_STATE_PENDING && roll_back(m, how, sizeof(how), &err) < 0) {
+        m->needs_attention = true;
+        snprintf(how, sizeof(how), "Rollback is incomplete");
+    }
+    close_books(m);
+    fm_migration_to(m, FM_STATE_FAILED, true, FM_MIGRATION_MANAGER, "%s%s%s.", how,
+                    err.code ? ": " : "", err.text);
+}
+
+static void enter_context(struct fm_migration *m)
+{
+    struct fm_log_context context = {.migration = m->id,
+                                     .container = m->options.container,
+                                     .source = m->options.source,
+                                     .destination = m->options.destination};
+    fm_log_set_context(&context);
+}
+
+static int finish(struct fm_migration *m, int rc, struct fm_error *err)
+{
+    bool unfinished = rc < 0 && m->committed && atomic_load(&m->stopping);
+    if (rc == 0)
+        completed(m);
+    else if (!unfinished)
+        failed(m, err);
+    if (m->in_slot)
+        fm_slots_release(m->parts->slots);
+    m->in_slot = false;
+    fm_log_set_context(NULL);
+    return rc;
+}
+
+int fm_coordinator_run(struct fm_migration *m, struct fm_error *err)
+{
+    enter_context(m);
+    int rc = pending(m, err);
+    if (rc == 0)
+        rc = planning(m, err);
+    if (rc == 0)
+        rc = preparation(m, err);
+    if (rc == 0)
+        rc = execution(m, err);
+    if (rc == 0)
+        rc = verification(m, err);
+    return finish(m, rc, err);
+}
+
+/* --- recovery --- */
+
+/* What PENDING had found out, from the registry. The runtime may have lost the container already.
+ */
+static int relocate(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = find_destination(m->parts, m->options.destination, &m->destination, err);
+    return rc < 0 ? rc
+                  : fm_lifecycle_record(m->parts, m->options.container, &m->container, &m->endpoint,
+                                        &m->has_endpoint, err);
+}
+
+/* The decision says COMMIT: whatever state the daemon died in, the way leads forward, or back over
+ * the destination. */
+static int recover_committed(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = 0;
+    if (m->fsm.state == FM_STATE_FAILED || m->fsm.state == FM_STATE_ROLLBACK)
+        return fm_error_set(err, FM_E_FAILED, "the daemon was restarted during the rollback");
+    if (!m->container)
+        return 0; /* the registry's entry is the last thing that goes */
+    if (m->fsm.state == FM_STATE_EXECUTION)
+        rc = fm_handover_commit(m, err);
+    if (rc == 0 && m->fsm.state == FM_STATE_EXECUTION)
+        return verification(m, err);
+    return rc < 0 ? rc : fm_handover_verify(m, err);
+}
+
+int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    bool decided = false, commit = false;
+    enter_context(m);
+    if (p->store.ops->decision(p->store.ctx, m->id, &decided, &commit, err) < 0)
+        return -(int)err->code;
+    fm_slots_force(p->slots);
+    m->in_slot = true;
+    m->committed = decided && commit;
+    struct fm_error unknown = {0};
+    if (relocate(m, &unknown) < 0)
+        fm_warn(FM_MIGRATION_MANAGER, "Recovery of %s: %s.", m->id, unknown.text);
+    if (m->fsm.state == FM_STATE_NONE)
+        fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER, "Found after a restart.");
+    fm_info(FM_MIGRATION_MANAGER, "Recovering migration %s from %s, %s.", m->id,
+            fm_state_text(m->fsm.state), m->committed ? "committed" : "not committed");
+    int rc = m->committed ? recover_committed(m, err)
+                          : fm_error_set(err, FM_E_CANCELLED, "the daemon was restarted in %s",
+                                         fm_state_text(m->fsm.state));
+    return finish(m, rc, err);
+}
+
+/* --- check --- */
+
+json_t *fm_coordinator_check(struct fm_components *parts, const char *container,
+                             const char *destination, struct fm_error *err)
+{
+    struct fm_host host;
+    fm_autocontainer struct fm_container *record = NULL;
+    struct fm_endpoint endpoint;
+    bool has_endpoint;
+    struct fm_runtime_state state;
+    if (find_destination(parts, destination, &host, err) < 0 ||
+        fm_lifecycle_resolve(parts, container, &record, &endpoint, &has_endpoint, &state, err) < 0)
+        return NULL;
+    if (!fm_streq(state.status, "running")) {
+        fm_error_set(err, FM_E_REFUSED, "container '%s' is %s: only a running one can be migrated",
+                     container, state.status);
+        return NULL;
+    }
+    struct fm_link *link =
+        parts->links.ops->open(parts->links.ctx, &host, 0, CONNECT_TIMEOUT_MS, err);
+    if (!link)
+        return NULL;
+    json_t *result = preflight(parts, link, record, "", NULL, err);
+    parts->links.ops->close(link);
+    return result;
+}

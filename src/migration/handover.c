@@ -1,0 +1,434 @@
+#include "migration/handover.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "migration/log_pipe.h"
+#include "wire/frame.h"
+
+#define CONNECT_TIMEOUT_MS 5000
+#define COMMIT_TIMEOUT_MS 30000
+#define ATTENTION_AFTER_MS 30000
+
+static double ms_since(uint64_t since_us)
+{
+    return (double)(fm_now_us() - since_us) / 1000.0;
+}
+
+int fm_handover_connect(struct fm_migration *m, uint64_t timeout_ms, struct fm_error *err)
+{
+    if (m->link)
+        return 0;
+    struct fm_link *link = m->parts->links.ops->open(m->parts->links.ctx, &m->destination,
+                                                     m->options.bandwidth_bytes, timeout_ms, err);
+    if (!link)
+        return -(int)(err && err->code ? err->code : FM_E_UNREACHABLE);
+    pthread_mutex_lock(&m->link_lock);
+    m->link = link;
+    pthread_mutex_unlock(&m->link_lock);
+    return 0;
+}
+
+void fm_handover_disconnect(struct fm_migration *m)
+{
+    pthread_mutex_lock(&m->link_lock);
+    struct fm_link *link = FM_MOVE(m->link);
+    pthread_mutex_unlock(&m->link_lock);
+    if (!link)
+        return;
+    m->stats.wire_bytes += m->parts->links.ops->bytes(link);
+    m->parts->links.ops->close(link);
+}
+
+/* One control frame about this migration; `fields` is stolen and may be NULL. */
+static json_t *call(struct fm_migration *m, enum fm_frame_type type, json_t *fields,
+                    uint64_t timeout_ms, struct fm_error *err)
+{
+    json_auto_t *body = fields ? fields : json_object();
+    json_object_set_new(body, "migration", json_string(m->id));
+    return m->parts->links.ops->call(m->link, type, body, timeout_ms, err);
+}
+
+static int call_void(struct fm_migration *m, enum fm_frame_type type, json_t *fields,
+                     uint64_t timeout_ms, struct fm_error *err)
+{
+    json_auto_t *answer = call(m, type, fields, timeout_ms, err);
+    return answer ? 0 : -(int)err->code;
+}
+
+/* --- PREPARATION --- */
+
+/* The part of the root file system that this container wrote: the overlay's upper directory, or all
+ * of a plain root. */
+static char *writable_dir(struct fm_migration *m)
+{
+    struct fm_bundle bundle;
+    fm_bundle_paths(&m->parts->bundles, m->container->name, &bundle);
+    const json_t *root = json_object_get(m->container->config, "root");
+    const char *path = json_string_value(json_object_get(root, "path"));
+    return fm_xstrdup(m->container->found && path && *path == '/' ? path : bundle.upper);
+}
+
+static int send_files(struct fm_migration *m, uint64_t changed_after_us, struct fm_error *err)
+{
+    const struct fm_link_ops *link = m->parts->links.ops;
+    fm_autofree char *upper = writable_dir(m);
+    int rc = link->send_tree(m->link, m->id, "upper", upper, changed_after_us, &m->stats.file_bytes,
+                             err);
+    for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++) {
+        const struct fm_volume *volume = &m->container->volumes[i];
+        if (volume->shared)
+            continue;
+        fm_autofree char *name = fm_strf("volume:%zu", i);
+        rc = link->send_tree(m->link, m->id, name, volume->source, changed_after_us,
+                             &m->stats.file_bytes, err);
+    }
+    return rc;
+}
+
+static int send_log(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_bundle bundle;
+    fm_bundle_paths(&m->parts->bundles, m->container->name, &bundle);
+    if (!fm_file_exists(bundle.log))
+        return 0;
+    return m->parts->links.ops->send_file(m->link, m->id, "log", bundle.log, m->log_sent,
+                                          &m->log_sent, err);
+}
+
+static int send_layers(struct fm_migration *m, const json_t *missing, struct fm_error *err)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(missing, i, item)
+    {
+        const char *digest = json_string_value(item);
+        fm_autofree char *dir = digest ? fm_image_layer_dir(m->parts->images, digest, err) : NULL;
+        if (!dir)
+            return fm_error_prefix(err, "the destination asked for a layer that is not here");
+        fm_autofree char *name = fm_strf("layer:%s", digest);
+        int rc = m->parts->links.ops->send_tree(m->link, m->id, name, dir, 0, &m->stats.layer_bytes,
+                                                err);
+        if (rc < 0)
+            return rc;
+        fm_migration_progress(m, "layers", (int)((i + 1) * 100 / json_array_size(missing)),
+                              m->stats.layer_bytes);
+    }
+    return 0;
+}
+
+int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_host self = {0};
+    snprintf(self.name, sizeof(self.name), "%s", p->host);
+    snprintf(self.address, sizeof(self.address), "%s", p->advertise);
+    int rc = fm_migration_step(m, FM_STEP_PREPARE,
+                               json_pack("{s:s}", "destination", m->options.destination), err);
+    if (rc < 0)
+        return rc;
+    json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:O?}", "container",
+                             fm_container_to_json(m->container), "source", fm_host_to_json(&self),
+                             "return_of", m->return_of, "strategy", "cold", "needs", m->needs);
+    json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
+    if (!prepared)
+        return -(int)err->code;
+    rc = send_layers(m, json_object_get(prepared, "missing_layers"), err);
+    if (rc == 0 && m->has_endpoint)
+        rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);
+    if (rc == 0 && m->has_endpoint)
+        rc = p->network.ops->hold_prepare(p->network.ctx, &m->endpoint, NULL, &m->hold, err);
+    if (rc < 0)
+        return rc;
+    m->upper_since_us = fm_realtime_us();
+    rc = send_files(m, 0, err);
+    if (rc == 0)
+        rc = send_log(m, err);
+    fm_migration_progress(m, "files", 100, m->stats.file_bytes);
+    return rc;
+}
+
+/* --- EXECUTION --- */
+
+static int arm(struct fm_migration *m, struct fm_error *err)
+{
+    fm_autofree char *path = fm_strf("%s/images/descriptors.json", m->dir);
+    json_t *descriptors = json_null();
+    if (fm_file_exists(path) && !(descriptors = fm_json_load(path, err)))
+        return -(int)err->code;
+    int rc = fm_migration_step(m, FM_STEP_ARM, NULL, err);
+    if (rc < 0) {
+        json_decref(descriptors);
+        return rc;
+    }
+    return call_void(m, FM_FRAME_ARM, json_pack("{s:o}", "descriptors", descriptors),
+                     m->options.execution_timeout_ms, err);
+}
+
+/* All tasks are seized. From here on packets wait, and the images start to travel while CRIU writes
+ * them. */
+static int on_frozen(void *arg, struct fm_error *err)
+{
+    struct fm_migration *m = arg;
+    struct fm_components *p = m->parts;
+    m->frozen_us = fm_now_us();
+    m->frozen = true;
+    if (m->hold && p->network.ops->hold_engage(p->network.ctx, m->hold, err) < 0)
+        return fm_error_prefix(err, "cannot hold the container's packets");
+    fm_autofree char *images = fm_strf("%s/images", m->dir);
+    return p->links.ops->images_begin(m->link, images, err);
+}
+
+/* The images are complete and the original stands: makes sure that it stays so, whoever dies. */
+static int pin_original(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    m->stats.dump_ms = ms_since(m->frozen_us);
+    int rc = p->runtime.ops->freeze(p->runtime.ctx, m->container->name, true, err);
+    if (rc < 0)
+        return fm_error_prefix(err, "cannot freeze the original");
+    return fm_migration_step(m, FM_STEP_DUMPED, NULL, err);
+}
+
+static int send_state(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    uint64_t since = fm_now_us();
+    json_auto_t *manifest =
+        p->links.ops->images_finish(m->link, &m->stats.image_bytes, &m->stats.early_bytes, err);
+    if (!manifest)
+        return -(int)err->code;
+    int rc = send_files(m, m->upper_since_us, err);
+    if (rc == 0)
+        fm_log_pipe_settle(m->init_pid);
+    if (rc == 0)
+        rc = send_log(m, err);
+    m->stats.transfer_ms = ms_since(since);
+    since = fm_now_us();
+    if (rc == 0)
+        rc = call_void(m, FM_FRAME_FROZEN, json_pack("{s:O}", "manifest", manifest),
+                       m->options.execution_timeout_ms, err);
+    m->stats.restore_ms = ms_since(since);
+    return rc;
+}
+
+int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    int rc = fm_mkdir_p(m->dir, 0700, err);
+    if (rc == 0)
+        rc = fm_migration_step(m, FM_STEP_DUMP, json_pack("{s:s}", "dir", m->dir), err);
+    if (rc == 0)
+        rc = p->state.ops->dump_start(p->state.ctx, m->container->name, m->dir, &m->dump, err);
+    if (rc == 0)
+        rc = arm(m, err);
+    if (rc == 0)
+        rc = fm_migration_check_cancelled(m, err);
+    if (rc == 0)
+        rc = fm_migration_step(m, FM_STEP_FREEZE, NULL, err);
+    if (rc == 0)
+        rc = p->state.ops->dump_go(p->state.ctx, m->dump, m->options.execution_timeout_ms,
+                                   on_frozen, m, err);
+    if (rc == 0)
+        rc = pin_original(m, err);
+    if (rc == 0)
+        rc = send_state(m, err);
+    return rc;
+}
+
+int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t since = fm_now_us();
+    bool commit = false;
+    int rc = fm_migration_check_cancelled(m, err);
+    if (rc == 0)
+        rc = fm_migration_step(m, FM_STEP_DECIDE, NULL, err);
+    if (rc == 0)
+        rc = m->parts->store.ops->decide(m->parts->store.ctx, m->id, true, &commit, err);
+    if (rc < 0)
+        return rc;
+    if (!commit)
+        return fm_error_set(err, FM_E_CANCELLED, "the decision to abort had been made before");
+    pthread_mutex_lock(&m->link_lock);
+    m->committed = true;
+    pthread_mutex_unlock(&m->link_lock);
+    m->stats.decide_ms = ms_since(since);
+    /* The decision stands, whatever becomes of this line of the journal. */
+    struct fm_error ignored = {0};
+    fm_migration_step(m, FM_STEP_COMMIT, NULL, &ignored);
+    return 0;
+}
+
+/* --- after the commit --- */
+
+/* Pauses between two attempts; false when the daemon is being stopped. */
+static bool pause_before_retry(struct fm_migration *m, uint64_t ms)
+{
+    poll(NULL, 0, (int)ms);
+    return !atomic_load(&m->stopping);
+}
+
+static int tell_commit(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t since = fm_now_ms(), backoff = 50;
+    for (;;) {
+        *err = (struct fm_error){0};
+        if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 &&
+            call_void(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err) == 0)
+            return 0;
+        if (err->code == FM_E_ROLLED_BACK)
+            return fm_error_recode(err, FM_E_FAILED);
+        fm_handover_disconnect(m);
+        fm_warn(FM_MIGRATION_MANAGER, "Commit of %s not acknowledged yet: %s.", m->id, err->text);
+        if (!m->needs_attention && fm_now_ms() - since > ATTENTION_AFTER_MS) {
+            m->needs_attention = true;
+            fm_migration_save(m, NULL);
+        }
+        if (!pause_before_retry(m, backoff))
+            return fm_error_set(err, FM_E_CANCELLED,
+                                "the daemon is being stopped; goes on at its next start");
+        backoff = backoff < 2000 ? backoff * 2 : 2000;
+    }
+}
+
+/* Tells the other hosts of the fabric where the container is now. Those that cannot be reached hear
+ * the gratuitous ARP. */
+static void announce(struct fm_migration *m)
+{
+    struct fm_components *p = m->parts;
+    json_auto_t *hosts = p->store.ops->list(p->store.ctx, "host", NULL);
+    size_t i;
+    json_t *doc;
+    json_array_foreach(hosts, i, doc)
+    {
+        struct fm_host host;
+        if (fm_host_from_json(doc, &host, NULL) < 0 || fm_streq(host.name, p->host) ||
+            fm_streq(host.name, m->destination.name))
+            continue;
+        struct fm_link *link = p->links.ops->open(p->links.ctx, &host, 0, 2000, NULL);
+        if (!link)
+            continue;
+        json_auto_t *body = json_pack("{s:s, s:s, s:s}", "op", "set", "mac", m->endpoint.mac,
+                                      "host", m->destination.address);
+        json_decref(p->links.ops->call(link, FM_FRAME_FABRIC, body, 2000, NULL));
+        p->links.ops->close(link);
+    }
+}
+
+static void switch_network(struct fm_migration *m)
+{
+    struct fm_components *p = m->parts;
+    struct fm_error err = {0};
+    if (!m->has_endpoint)
+        return;
+    if (m->hold &&
+        p->network.ops->hold_forward(p->network.ctx, m->hold, m->destination.address, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Held packets of %s are lost: %s.", m->container->name,
+                err.text);
+    if (!m->hold && p->network.ops->deactivate(p->network.ctx, &m->endpoint, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Port of %s stays up: %s.", m->container->name, err.text);
+    if (p->network.ops->set_remote(p->network.ctx, m->endpoint.mac, m->destination.address, &err) <
+        0)
+        fm_warn(FM_NETWORK_MANAGER, "Cannot point to the new host: %s.", err.text);
+}
+
+int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    uint64_t since = fm_now_us();
+    int rc = tell_commit(m, err);
+    if (rc < 0)
+        return rc;
+    if (m->frozen) {
+        m->stats.resume_ms = ms_since(since);
+        m->stats.freeze_ms = ms_since(m->frozen_us);
+    }
+    struct fm_error step = {0};
+    fm_migration_step(m, FM_STEP_SWITCH, NULL, &step);
+    switch_network(m);
+    fm_migration_step(m, FM_STEP_DESTROY, NULL, &step);
+    if (p->runtime.ops->destroy_processes(p->runtime.ctx, m->container->name, &step) < 0)
+        fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Frozen original of %s stays: %s.",
+               m->container->name, step.text);
+    if (m->dump && p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), true, &step) < 0)
+        fm_debug(FM_STATE_SYNCHRONIZER, "After the dump: %s.", step.text);
+    if (m->has_endpoint)
+        announce(m);
+    return 0;
+}
+
+int fm_handover_verify(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
+    return rc < 0 ? rc
+                  : call_void(m, FM_FRAME_VERIFY, NULL, m->options.verification_timeout_ms, err);
+}
+
+/* Ends the hold and keeps its counters. */
+static void end_hold(struct fm_migration *m)
+{
+    if (!m->hold)
+        return;
+    struct fm_hold_counters c = {0};
+    m->parts->network.ops->hold_end(m->parts->network.ctx, FM_MOVE(m->hold), &c);
+    m->stats.held_frames = c.held;
+    m->stats.released_frames = c.released;
+    m->stats.forwarded_frames = c.forwarded;
+    m->stats.dropped_frames = c.dropped;
+}
+
+/* Keeps the first error and goes on: what can be removed is removed. */
+static int keep_first(int rc, int step_rc, const struct fm_error *step, struct fm_error *err)
+{
+    if (step_rc < 0)
+        fm_log(FM_LOG_ERROR, FM_MIGRATION_MANAGER, "Clean-up: %s.", step->text);
+    if (step_rc < 0 && rc == 0 && err)
+        *err = *step;
+    return rc < 0 ? rc : step_rc;
+}
+
+/* Everything of the container leaves this host. A found container's own directory is its owner's
+ * and stays. */
+static int forget_container(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_error e = {0};
+    const char *name = m->container->name;
+    int rc = keep_first(0, p->runtime.ops->remove(p->runtime.ctx, name, &e), &e, err);
+    if (m->has_endpoint) {
+        rc = keep_first(rc, p->network.ops->unstage(p->network.ctx, &m->endpoint, &e), &e, err);
+        rc = keep_first(
+            rc,
+            p->network.ops->set_remote(p->network.ctx, m->endpoint.mac, m->destination.address, &e),
+            &e, err);
+    }
+    struct fm_bundle bundle;
+    fm_bundle_paths(&p->bundles, name, &bundle);
+    rc = keep_first(rc, fm_bundle_remove(&bundle, &e), &e, err);
+    int gone = p->store.ops->remove(p->store.ctx, "container", name, &e);
+    if (gone < 0 && e.code != FM_E_NOT_FOUND)
+        rc = keep_first(rc, gone, &e, err);
+    return rc;
+}
+
+int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_error e = {0};
+    int rc = fm_migration_step(m, FM_STEP_CLEAN_UP, NULL, err);
+    if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, &e) < 0 ||
+        call_void(m, FM_FRAME_COMPLETE, NULL, CONNECT_TIMEOUT_MS, &e) < 0)
+        fm_warn(FM_MIGRATION_MANAGER, "The destination keeps its images for now: %s.", e.text);
+    fm_handover_disconnect(m);
+    end_hold(m);
+    if (m->container)
+        rc = keep_first(rc, forget_container(m, &e), &e, err);
+    return keep_first(rc, fm_remove_tree(m->dir, &e), &e, err);
+}

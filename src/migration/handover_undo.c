@@ -1,0 +1,178 @@
+/* Handover, the ways back: abort before the decision, return after it. */
+#include "migration/handover.h"
+
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "migration/leftover.h"
+#include "wire/frame.h"
+
+#define LEFTOVER_GRACE_MS 3000
+#define RETURN_TIMEOUT_MS 300000
+
+/* One undo step: a failure is logged and remembered, the next step is tried all the same. */
+static void note(struct fm_migration *m, int rc, const struct fm_error *step, struct fm_error *err)
+{
+    if (rc >= 0)
+        return;
+    fm_log(FM_LOG_ERROR, FM_MIGRATION_MANAGER, "Rollback of %s: %s.", m->id, step->text);
+    if (err && !err->code)
+        *err = *step;
+}
+
+/* A CRIU that was killed in mid-dump leaves the container's sockets in repair mode, where they are
+ * deaf. */
+static int revive_sockets(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    int rc = p->runtime.ops->processes(p->runtime.ctx, m->container->name, &pids, &count, err);
+    return rc < 0 ? rc : p->network.ops->unrepair(p->network.ctx, pids, count, err);
+}
+
+/* Lets the original run on. */
+static void resume_original(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_error e = {0};
+    if (m->link)
+        p->links.ops->images_abort(m->link);
+    bool frozen = m->frozen || fm_journal_has(p->journal, m->id, FM_STEP_FREEZE, NULL);
+    if (frozen)
+        note(m, p->runtime.ops->freeze(p->runtime.ctx, m->container->name, false, &e), &e, err);
+    if (m->dump)
+        note(m, p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), false, &e), &e, err);
+    else if (fm_journal_has(p->journal, m->id, FM_STEP_DUMP, NULL))
+        note(m, fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, &e), &e, err);
+    if (frozen)
+        note(m, revive_sockets(m, &e), &e, err);
+    if (!m->has_endpoint || !frozen)
+        return;
+    if (m->hold)
+        note(m, p->network.ops->hold_release_local(p->network.ctx, m->hold, &e), &e, err);
+    else
+        note(m, p->network.ops->activate(p->network.ctx, &m->endpoint, &e), &e, err);
+    if (m->frozen)
+        m->stats.downtime_rollback_ms = (double)(fm_now_us() - m->frozen_us) / 1000.0;
+    m->frozen = false;
+}
+
+static void end_hold(struct fm_migration *m)
+{
+    struct fm_hold_counters c = {0};
+    if (!m->hold)
+        return;
+    m->parts->network.ops->hold_end(m->parts->network.ctx, FM_MOVE(m->hold), &c);
+    m->stats.held_frames = c.held;
+    m->stats.released_frames = c.released;
+    m->stats.forwarded_frames = c.forwarded;
+    m->stats.dropped_frames = c.dropped;
+}
+
+/* Tells the destination to discard what it staged. A destination that cannot be told asks for the
+ * decision itself. */
+static void abort_destination(struct fm_migration *m)
+{
+    struct fm_error e = {0};
+    if (!fm_journal_has(m->parts->journal, m->id, FM_STEP_PREPARE, NULL))
+        return;
+    /* The old connection may stand in the middle of a stream. */
+    fm_handover_disconnect(m);
+    int rc = fm_handover_connect(m, 3000, &e);
+    if (rc == 0) {
+        json_auto_t *body = json_pack("{s:s}", "migration", m->id);
+        json_auto_t *answer = m->parts->links.ops->call(m->link, FM_FRAME_ABORT, body, 20000, &e);
+        rc = answer ? 0 : -1;
+    }
+    if (rc < 0)
+        fm_warn(FM_MIGRATION_MANAGER, "The destination was not told of the rollback: %s.", e.text);
+    fm_handover_disconnect(m);
+}
+
+int fm_handover_abort(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_error e = {0};
+    bool commit = false;
+    int rc = p->store.ops->decide(p->store.ctx, m->id, false, &commit, err);
+    if (rc < 0)
+        return rc;
+    if (commit)
+        return fm_error_set(err, FM_E_REFUSED, "migration %s is committed: it cannot be aborted",
+                            m->id);
+    struct fm_error first = {0};
+    if (m->container)
+        resume_original(m, &first);
+    abort_destination(m);
+    end_hold(m);
+    note(m, fm_remove_tree(m->dir, &e), &e, &first);
+    if (first.code && err)
+        *err = first;
+    return -(int)first.code;
+}
+
+static int switch_here(void *arg, struct fm_error *err)
+{
+    struct fm_migration *m = arg;
+    struct fm_components *p = m->parts;
+    return m->has_endpoint ? p->network.ops->activate(p->network.ctx, &m->endpoint, err) : 0;
+}
+
+/* The destination's copy is dead and gone: the checkpoint that it came from is the newest state
+ * there is. */
+static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_bundle bundle;
+    fm_bundle_paths(&p->bundles, m->container->name, &bundle);
+    struct fm_restore_plan plan = {.id = m->container->name,
+                                   .dir = m->dir,
+                                   .bundle = bundle.bundle,
+                                   .log_path = bundle.log,
+                                   .exit_path = bundle.exit};
+    struct fm_restore *restore = NULL;
+    int rc = p->runtime.ops->remove(p->runtime.ctx, m->container->name, err);
+    if (rc == 0)
+        rc = p->state.ops->restore_start(p->state.ctx, &plan, &restore, err);
+    if (rc < 0)
+        return rc;
+    rc = p->state.ops->restore_go(p->state.ctx, restore, NULL, 60000, err);
+    if (rc == 0)
+        rc = p->state.ops->restore_resume(p->state.ctx, restore, switch_here, m, err);
+    p->state.ops->restore_end(p->state.ctx, restore);
+    if (rc == 0)
+        *age_ms = (fm_now_us() - m->frozen_us) / 1000;
+    return rc;
+}
+
+int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
+{
+    *age_ms = 0;
+    struct fm_error e = {0};
+    int rc = fm_migration_step(m, FM_STEP_RETURN, NULL, err);
+    if (rc < 0)
+        return rc;
+    end_hold(m);
+    rc = fm_handover_connect(m, 5000, &e);
+    if (rc == 0) {
+        json_auto_t *body = json_pack("{s:s}", "migration", m->id);
+        json_auto_t *answer =
+            m->parts->links.ops->call(m->link, FM_FRAME_RETURN, body, RETURN_TIMEOUT_MS, &e);
+        rc = answer ? 0 : -(int)e.code;
+    }
+    fm_handover_disconnect(m);
+    if (rc < 0 && e.code == FM_E_ROLLED_BACK) {
+        fm_warn(FM_MIGRATION_MANAGER, "The container died on %s: %s.", m->destination.name, e.text);
+        rc = restore_here(m, age_ms, &e);
+    }
+    if (rc < 0 && err)
+        *err = e;
+    if (rc == 0)
+        fm_remove_tree(m->dir, NULL);
+    return rc;
+}

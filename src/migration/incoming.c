@@ -1,0 +1,536 @@
+#include "migration/incoming_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "migration/lifecycle.h"
+#include "migration/preflight.h"
+#include "state/tree_stream.h"
+
+/* Left free on the disk whatever comes in. */
+#define DISK_RESERVE (256ull << 20)
+
+struct fm_incoming_table {
+    struct fm_components *parts;
+    pthread_mutex_t lock;
+    struct fm_incoming *first;
+};
+
+const char *fm_stage_text(enum fm_stage stage)
+{
+    static const char *const texts[] = {
+#define X(name, text) text,
+        FM_STAGES(X)
+#undef X
+    };
+    return texts[stage];
+}
+
+/* --- the table --- */
+
+struct fm_incoming_table *fm_incoming_table_new(struct fm_components *parts)
+{
+    struct fm_incoming_table *t = fm_xcalloc(1, sizeof(*t));
+    t->parts = parts;
+    pthread_mutex_init(&t->lock, NULL);
+    return t;
+}
+
+static void incoming_free(struct fm_incoming *in)
+{
+    if (!in)
+        return;
+    fm_restore_receive_abort(in->receiver);
+    if (in->restore)
+        in->parts->state.ops->restore_end(in->parts->state.ctx, in->restore);
+    fm_container_free(in->container);
+    pthread_mutex_destroy(&in->lock);
+    free(in->dir);
+    free(in);
+}
+
+void fm_incoming_table_free(struct fm_incoming_table *t)
+{
+    if (!t)
+        return;
+    while (t->first) {
+        struct fm_incoming *in = t->first;
+        t->first = in->next;
+        incoming_free(in);
+    }
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+struct fm_incoming *fm_incoming_find(struct fm_incoming_table *t, const char *id,
+                                     struct fm_error *err)
+{
+    pthread_mutex_lock(&t->lock);
+    struct fm_incoming *in = t->first;
+    while (in && !fm_streq(in->id, id))
+        in = in->next;
+    pthread_mutex_unlock(&t->lock);
+    if (!in)
+        fm_error_set(err, FM_E_NOT_FOUND, "no incoming migration '%s' on host %s", id ? id : "",
+                     t->parts->host);
+    return in;
+}
+
+size_t fm_incoming_active(struct fm_incoming_table *t)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&t->lock);
+    for (struct fm_incoming *in = t->first; in; in = in->next)
+        count += in->stage < FM_STAGE_DONE;
+    pthread_mutex_unlock(&t->lock);
+    return count;
+}
+
+/* Someone who comes to this host: by container name. */
+static struct fm_incoming *find_active_by_name(struct fm_incoming_table *t, const char *name)
+{
+    pthread_mutex_lock(&t->lock);
+    struct fm_incoming *in = t->first;
+    while (in && (in->stage >= FM_STAGE_RUNNING || !fm_streq(in->container->name, name)))
+        in = in->next;
+    pthread_mutex_unlock(&t->lock);
+    return in;
+}
+
+static void add(struct fm_incoming_table *t, struct fm_incoming *in)
+{
+    pthread_mutex_lock(&t->lock);
+    in->next = t->first;
+    t->first = in;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* --- CHECK --- */
+
+/* A migration of ours after its commit, whose rollback brings the container back: then the name is
+ * free for it. */
+static bool is_return_of_ours(struct fm_components *p, const char *return_of)
+{
+    return return_of && *return_of && fm_journal_has(p->journal, return_of, FM_STEP_RETURN, NULL);
+}
+
+static bool name_taken(struct fm_incoming_table *t, const char *name, const char *return_of)
+{
+    struct fm_components *p = t->parts;
+    struct fm_runtime_state state;
+    if (find_active_by_name(t, name))
+        return true;
+    if (is_return_of_ours(p, return_of))
+        return false;
+    json_auto_t *record = p->store.ops->get(p->store.ctx, "container", name, NULL);
+    return record || p->runtime.ops->state(p->runtime.ctx, name, &state, NULL) == 0;
+}
+
+static bool address_taken(struct fm_components *p, const struct fm_container *c)
+{
+    json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);
+    size_t i;
+    json_t *doc;
+    json_array_foreach(docs, i, doc)
+    {
+        const char *name = json_string_value(json_object_get(doc, "name"));
+        const char *ip = json_string_value(json_object_get(doc, "ip"));
+        if (c->ip && fm_streq(ip, c->ip) && !fm_streq(name, c->name))
+            return true;
+    }
+    return false;
+}
+
+static bool is_cordoned(struct fm_components *p)
+{
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", p->host, NULL);
+    return json_is_true(json_object_get(doc, "cordoned"));
+}
+
+json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struct fm_error *err)
+{
+    struct fm_components *p = t->parts;
+    fm_autocontainer struct fm_container *c =
+        fm_container_from_json(json_object_get(body, "container"), err);
+    json_auto_t *facts = c ? p->facts(p->facts_ctx, err) : NULL;
+    if (!facts)
+        return NULL;
+    const char *return_of = json_string_value(json_object_get(body, "return_of"));
+    json_t *state = fm_preflight_destination_state(c, json_object_get(body, "needs"),
+                                                   name_taken(t, c->name, return_of),
+                                                   address_taken(p, c), is_cordoned(p));
+    return json_pack("{s:O, s:o}", "facts", facts, "state", state);
+}
+
+/* --- PREPARE --- */
+
+/* What the journal and `migration list` show of an incoming migration. */
+static json_t *to_json(const struct fm_incoming *in)
+{
+    static const char *const states[] = {"PREPARATION",  "EXECUTION", "EXECUTION", "EXECUTION",
+                                         "VERIFICATION", "COMPLETED", "FAILED"};
+    char at[32], updated[32];
+    bool final = in->stage >= FM_STAGE_DONE;
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o}", "id", in->id,
+        "role", FM_ROLE_DESTINATION, "container", in->container->name, "source", in->source.name,
+        "destination", in->parts->host, "strategy", "cold", "stage", fm_stage_text(in->stage),
+        "state", states[in->stage], "final", (int) final, "result",
+        !final                            ? "running"
+        : in->stage == FM_STAGE_DISCARDED ? "failed"
+                                          : "completed",
+        "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
+        "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
+        fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source));
+}
+
+int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
+{
+    in->stage = stage;
+    json_auto_t *doc = to_json(in);
+    return fm_journal_update(in->parts->journal, in->id, doc, stage >= FM_STAGE_DONE, err);
+}
+
+static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
+                                        const json_t *container, const json_t *source,
+                                        const char *return_of, struct fm_error *err)
+{
+    struct fm_incoming *in = fm_xcalloc(1, sizeof(*in));
+    in->parts = p;
+    pthread_mutex_init(&in->lock, NULL);
+    snprintf(in->id, sizeof(in->id), "%s", id);
+    snprintf(in->return_of, sizeof(in->return_of), "%s", return_of ? return_of : "");
+    in->dir = fm_strf("%s/%s", p->migrations_dir, id);
+    in->created_us = fm_realtime_us();
+    in->container = fm_container_from_json(container, err);
+    int rc = in->container ? fm_host_from_json(source, &in->source, err) : -1;
+    if (rc == 0) {
+        fm_bundle_paths(&p->bundles, in->container->name, &in->bundle);
+        in->has_endpoint = in->container->ip != NULL;
+    }
+    if (rc == 0 && in->has_endpoint)
+        rc = p->network.ops->endpoint(p->network.ctx, in->container->name, in->container->ip,
+                                      in->container->mac, &in->endpoint, err);
+    if (rc == 0)
+        return in;
+    incoming_free(in);
+    return NULL;
+}
+
+static int check_request(struct fm_incoming_table *t, const struct fm_incoming *in,
+                         const char *peer, struct fm_error *err)
+{
+    struct fm_components *p = t->parts;
+    const char *name = in->container->name;
+    if (!fm_streq(in->source.name, peer))
+        return fm_error_set(err, FM_E_AUTH, "host '%s' speaks for '%s'", peer, in->source.name);
+    if (is_cordoned(p) && !*in->return_of)
+        return fm_error_set(err, FM_E_REFUSED,
+                            "host '%s' is cordoned: `fleximigrate host uncordon %s`", p->host,
+                            p->host);
+    if (name_taken(t, name, in->return_of))
+        return fm_error_set(err, FM_E_REFUSED, "container '%s' exists on host '%s' already", name,
+                            p->host);
+    if (address_taken(p, in->container))
+        return fm_error_set(err, FM_E_REFUSED, "address %s is in use on host '%s'",
+                            in->container->ip, p->host);
+    return 0;
+}
+
+static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    const json_t *needs = json_object_get(body, "needs");
+    struct fm_reserve_request request = {.id = in->id, .container = in->container->name};
+    request.memory = (uint64_t)json_integer_value(json_object_get(needs, "memory_bytes"));
+    request.disk = (uint64_t)json_integer_value(json_object_get(needs, "disk_bytes"));
+    int rc = fm_disk_free(p->migrations_dir, &request.disk_free, err);
+    if (rc < 0)
+        return rc;
+    in->max_bytes = request.disk_free > DISK_RESERVE ? request.disk_free - DISK_RESERVE : 0;
+    request.memory_available =
+        (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    json_auto_t *facts = p->facts(p->facts_ctx, err);
+    json_int_t available = json_integer_value(json_object_get(facts, "memory_available"));
+    if (available > 0)
+        request.memory_available = (uint64_t)available;
+    return p->reservations ? fm_reserve(p->reservations, &request, err) : 0;
+}
+
+static int stage_network(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    if (!in->has_endpoint)
+        return 0;
+    p->network.ops->peer(p->network.ctx, in->source.address, true, NULL);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL, err);
+    if (rc == 0)
+        rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
+    /* Until the switch this host, too, finds the container on the source. */
+    if (rc == 0)
+        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, in->source.address, err);
+    return rc < 0 ? fm_error_prefix(err, "cannot stage the network") : 0;
+}
+
+/* Directories for what will arrive; a stale writable layer of an earlier stay is not mixed with the
+ * new one. */
+static int stage_directories(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    fm_autofree char *images = fm_strf("%s/images", in->dir);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL, err);
+    if (rc == 0 && *in->return_of)
+        rc = p->runtime.ops->remove(p->runtime.ctx, in->container->name, err);
+    if (rc == 0 && *in->return_of)
+        rc = fm_bundle_remove(&in->bundle, err);
+    if (rc == 0)
+        rc = fm_mkdir_p(images, 0700, err);
+    if (rc == 0)
+        rc = fm_mkdir_p(in->bundle.upper, 0755, err);
+    return rc;
+}
+
+static json_t *missing_layers(struct fm_incoming *in)
+{
+    json_t *missing = json_array();
+    for (size_t i = 0; i < in->container->layers.count; i++)
+        if (!fm_image_has_layer(in->parts->images, in->container->layers.items[i]))
+            json_array_append_new(missing, json_string(in->container->layers.items[i]));
+    return missing;
+}
+
+/* Volumes land at the same path as on the source; somebody else's content is never overwritten. */
+static int stage_volumes(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    for (size_t i = 0; i < in->container->volume_count; i++) {
+        const struct fm_volume *v = &in->container->volumes[i];
+        json_auto_t *left = p->store.ops->get(p->store.ctx, "volume", v->source, NULL);
+        if (v->shared)
+            continue;
+        if (!left && fm_file_exists(v->source) && rmdir(v->source) < 0 && errno != ENOENT)
+            return fm_error_set(err, FM_E_REFUSED,
+                                "volume %s exists on host '%s' and is not empty: empty it, or "
+                                "declare it shared",
+                                v->source, p->host);
+        json_auto_t *detail = json_pack("{s:s}", "path", v->source);
+        int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_VOLUME, detail, err);
+        if (rc == 0 && left)
+            rc = fm_remove_tree(v->source, err);
+        if (rc == 0)
+            rc = fm_mkdir_p(v->source, 0755, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
+                            struct fm_incoming **out, struct fm_error *err)
+{
+    struct fm_components *p = t->parts;
+    const char *id = json_string_value(json_object_get(body, "migration"));
+    if (!id || strlen(id) != 12 || strspn(id, "0123456789abcdef") != 12 ||
+        fm_incoming_find(t, id, NULL)) {
+        fm_error_set(err, FM_E_PROTOCOL, "PREPARE with a bad or known migration id");
+        return NULL;
+    }
+    struct fm_incoming *in =
+        incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
+                     json_string_value(json_object_get(body, "return_of")), err);
+    json_auto_t *doc = in ? to_json(in) : NULL;
+    if (!in || check_request(t, in, peer, err) < 0 ||
+        fm_journal_create(p->journal, id, FM_ROLE_DESTINATION, doc, err) < 0) {
+        incoming_free(in);
+        return NULL;
+    }
+    add(t, in);
+    *out = in;
+    int rc = fm_journal_step(p->journal, id, FM_STEP_RESERVE, NULL, err);
+    if (rc == 0)
+        rc = reserve(in, body, err);
+    if (rc == 0)
+        rc = stage_network(in, err);
+    if (rc == 0)
+        rc = stage_directories(in, err);
+    if (rc == 0)
+        rc = stage_volumes(in, err);
+    if (rc < 0) {
+        fm_incoming_abort(in, err->text, NULL);
+        return NULL;
+    }
+    fm_info(FM_CONTAINER_MANAGER, "Place for %s from %s is prepared.", in->container->name,
+            in->source.name);
+    return json_pack("{s:o}", "missing_layers", missing_layers(in));
+}
+
+/* --- what arrives --- */
+
+static bool is_wanted_layer(const struct fm_incoming *in, const char *digest)
+{
+    for (size_t i = 0; i < in->container->layers.count; i++)
+        if (fm_streq(in->container->layers.items[i], digest))
+            return true;
+    return false;
+}
+
+static int receive_layer(struct fm_incoming *in, struct fm_connection *c, const char *digest,
+                         struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    fm_autofree char *dir = NULL;
+    if (!is_wanted_layer(in, digest))
+        return fm_error_set(err, FM_E_PROTOCOL, "layer %s does not belong to the container",
+                            digest);
+    json_auto_t *detail = json_pack("{s:s}", "digest", digest);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_LAYER, detail, err);
+    if (rc == 0)
+        rc = fm_image_layer_stage(p->images, digest, &dir, err);
+    if (rc == 0)
+        rc = fm_tree_receive(c, dir, in->max_bytes, NULL, err);
+    return rc < 0 ? rc : fm_image_layer_commit(p->images, digest, dir, err);
+}
+
+static int receive_volume(struct fm_incoming *in, struct fm_connection *c, const char *index,
+                          struct fm_error *err)
+{
+    int64_t i;
+    if (fm_parse_int(index, 0, (int64_t)in->container->volume_count - 1, &i, err) < 0)
+        return fm_error_set(err, FM_E_PROTOCOL, "volume %s does not belong to the container",
+                            index);
+    return fm_tree_receive(c, in->container->volumes[i].source, in->max_bytes, NULL, err);
+}
+
+/* The writable layer; a container without layers has all of its root file system in there. */
+static int receive_upper(struct fm_incoming *in, struct fm_connection *c, struct fm_error *err)
+{
+    const char *dir = in->container->layers.count ? in->bundle.upper : in->bundle.rootfs;
+    int rc = fm_mkdir_p(dir, 0755, err);
+    in->root_changed = in->stage == FM_STAGE_ARMED && in->container->layers.count;
+    return rc < 0 ? rc : fm_tree_receive(c, dir, in->max_bytes, NULL, err);
+}
+
+int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char *name,
+                     struct fm_error *err)
+{
+    if (in->stage > FM_STAGE_ARMED)
+        return fm_error_set(err, FM_E_PROTOCOL, "files after READY");
+    if (fm_starts_with(name, "layer:") && in->stage == FM_STAGE_PREPARING)
+        return receive_layer(in, c, name + strlen("layer:"), err);
+    if (fm_starts_with(name, "volume:"))
+        return receive_volume(in, c, name + strlen("volume:"), err);
+    if (fm_streq(name, "upper"))
+        return receive_upper(in, c, err);
+    return fm_error_set(err, FM_E_PROTOCOL, "unknown tree '%.64s'", name);
+}
+
+/* Appends to the container's log what its old host had of it. */
+static int receive_log(struct fm_incoming *in, struct fm_connection *c, uint64_t offset,
+                       struct fm_error *err)
+{
+    if (offset != in->log_bytes)
+        return fm_error_set(err, FM_E_PROTOCOL, "log goes on at a wrong offset");
+    fm_autoclose int fd = open(in->bundle.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
+    if (offset == 0 && ftruncate(fd, 0) < 0)
+        return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
+    for (;;) {
+        struct fm_frame frame;
+        int rc = fm_connection_recv(c, &frame, err);
+        if (rc < 0 || frame.type == FM_FRAME_DATA_END)
+            return rc;
+        if (frame.type != FM_FRAME_DATA || in->log_bytes + frame.length > in->max_bytes)
+            return fm_error_set(err, FM_E_PROTOCOL, "log stream is broken");
+        if (fm_write_full(fd, frame.payload, frame.length) < 0)
+            return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
+        in->log_bytes += frame.length;
+    }
+}
+
+int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const struct fm_frame *frame,
+                      struct fm_error *err)
+{
+    json_auto_t *body = fm_frame_json(frame, err);
+    if (!body)
+        return -(int)err->code;
+    const char *name = json_string_value(json_object_get(body, "name"));
+    uint64_t offset = (uint64_t)json_integer_value(json_object_get(body, "offset"));
+    if (in->stage > FM_STAGE_ARMED)
+        return fm_error_set(err, FM_E_PROTOCOL, "images after READY");
+    if (fm_streq(name, "log"))
+        return receive_log(in, c, offset, err);
+    if (in->stage != FM_STAGE_ARMED)
+        return fm_error_set(err, FM_E_PROTOCOL, "images before ARM");
+    return fm_restore_receive_image(in->receiver, c, frame, err);
+}
+
+/* --- ARM --- */
+
+/* The configuration on this host: its own cgroup, namespace and root paths. */
+static int make_bundle(struct fm_incoming *in, struct fm_error *err)
+{
+    fm_cleanup(fm_strv_free) struct fm_strv lower = {0};
+    int rc = fm_lifecycle_layer_dirs(in->parts, in->container, &lower, err);
+    return rc < 0 ? rc
+                  : fm_bundle_create(&in->parts->bundles, in->container, &lower,
+                                     in->has_endpoint ? in->endpoint.netns : NULL, err);
+}
+
+int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_restore_plan plan = {.id = in->container->name,
+                                   .dir = in->dir,
+                                   .bundle = in->bundle.bundle,
+                                   .log_path = in->bundle.log,
+                                   .exit_path = in->bundle.exit};
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_RESTORE, NULL, err);
+    return rc < 0 ? rc : p->state.ops->restore_start(p->state.ctx, &plan, &in->restore, err);
+}
+
+int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err)
+{
+    if (in->stage != FM_STAGE_PREPARING)
+        return fm_error_set(err, FM_E_PROTOCOL, "ARM in stage %s", fm_stage_text(in->stage));
+    const json_t *descriptors = json_object_get(body, "descriptors");
+    fm_autofree char *images = fm_strf("%s/images", in->dir);
+    fm_autofree char *path = fm_strf("%s/descriptors.json", images);
+    int rc = make_bundle(in, err);
+    if (rc == 0 && json_is_array(descriptors))
+        rc = fm_json_save(path, descriptors, err);
+    if (rc == 0)
+        rc = fm_incoming_start_restore(in, err);
+    if (rc == 0 && !(in->receiver = fm_restore_receive_begin(images, in->max_bytes, err)))
+        rc = -(int)err->code;
+    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_ARMED, err);
+}
+
+/* --- from the journal --- */
+
+struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,
+                                     struct fm_error *err)
+{
+    json_auto_t *doc = fm_journal_load(t->parts->journal, id, err);
+    if (!doc)
+        return NULL;
+    struct fm_incoming *in = incoming_new(
+        t->parts, id, json_object_get(doc, "record"), json_object_get(doc, "source_host"),
+        json_string_value(json_object_get(doc, "return_of")), err);
+    const char *stage = json_string_value(json_object_get(doc, "stage"));
+    for (int i = 0; in && i <= FM_STAGE_DISCARDED; i++)
+        if (fm_streq(stage, fm_stage_text((enum fm_stage)i)))
+            in->stage = (enum fm_stage)i;
+    if (in)
+        add(t, in);
+    return in;
+}

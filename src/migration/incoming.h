@@ -1,0 +1,92 @@
+/* Incoming: a migration on its destination, from PREPARE to COMPLETE or to nothing left.
+ *
+ * Its stage only moves forward. Until READY it may be discarded at any time; READY may neither run
+ * nor discard on its own; after COMMITTED it runs, again from the images if need be. */
+#ifndef FM_MIGRATION_INCOMING_H
+#define FM_MIGRATION_INCOMING_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "container/container.h"
+#include "migration/components.h"
+#include "migration/link.h"
+#include "state/restore.h"
+#include "wire/connection.h"
+
+#define FM_STAGES(X)                                                                               \
+    X(PREPARING, "preparing")                                                                      \
+    X(ARMED, "armed")                                                                              \
+    X(READY, "ready")                                                                              \
+    X(COMMITTED, "committed")                                                                      \
+    X(RUNNING, "running")                                                                          \
+    X(DONE, "done") /* the source has let go: an ordinary container of this host */                \
+    X(DISCARDED, "discarded")
+
+enum fm_stage {
+#define X(name, text) FM_STAGE_##name,
+    FM_STAGES(X)
+#undef X
+};
+const char *fm_stage_text(enum fm_stage stage);
+
+struct fm_incoming {
+    struct fm_components *parts;
+    char id[32];
+    char return_of[32]; /* the migration of ours that this one takes back, or "" */
+    struct fm_host source;
+    struct fm_container *container;
+    struct fm_endpoint endpoint;
+    bool has_endpoint;
+    struct fm_bundle bundle;
+    char *dir;
+
+    pthread_mutex_t lock; /* one call at a time */
+    enum fm_stage stage;
+    struct fm_restore_receiver *receiver;
+    struct fm_restore *restore; /* held */
+    bool root_changed;          /* files came after the overlay was mounted */
+    uint64_t log_bytes;
+    uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
+    uint64_t created_us;
+    struct fm_incoming *next; /* the table's */
+};
+
+/* All incoming migrations of a host. */
+struct fm_incoming_table;
+struct fm_incoming_table *fm_incoming_table_new(struct fm_components *parts);
+void fm_incoming_table_free(
+    struct fm_incoming_table *t); /* lets held restores go down; the journal remembers */
+/* NULL with FM_E_NOT_FOUND. Belongs to the table. */
+struct fm_incoming *fm_incoming_find(struct fm_incoming_table *t, const char *id,
+                                     struct fm_error *err);
+size_t fm_incoming_active(struct fm_incoming_table *t);
+
+/* Each is one request of the source (migration.md). The answer is a new reference, NULL with err.
+ */
+json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struct fm_error *err);
+json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
+                            struct fm_incoming **in, struct fm_error *err);
+int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char *name,
+                     struct fm_error *err);
+int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const struct fm_frame *frame,
+                      struct fm_error *err);
+int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err);
+int fm_incoming_freeze_over(struct fm_incoming *in, const json_t *manifest, struct fm_error *err);
+/* FM_E_ROLLED_BACK: it cannot run here and everything is discarded, for good. */
+json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err);
+int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error *err);
+int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err);
+/* Before the commit: removes everything. FM_E_REFUSED after it. */
+int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err);
+/* After the commit, when it is to leave again: 0 when it is alive (migrate it back),
+ * FM_E_ROLLED_BACK when it was dead and is now discarded. */
+int fm_incoming_give_back(struct fm_incoming *in, struct fm_error *err);
+
+/* The connection that brought it ended: discards before READY; in READY asks the source for its
+ * decision until it has one. */
+void fm_incoming_orphaned(struct fm_incoming *in);
+/* From the journal, at start-up: what migration.md says for each stage. */
+int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err);
+
+#endif

@@ -1,0 +1,15 @@
+/* Between the two files of the incoming migration: how it arrives (incoming.c) and how it ends (incoming_run.c). */
+#ifndef FM_MIGRATION_INCOMING_INTERNAL_H
+#define FM_MIGRATION_INCOMING_INTERNAL_H
+
+#include "migration/incoming.h"
+
+/* Moves to a stage and writes it to the journal. */
+int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
+/* Starts the runtime's restore, held before CRIU. */
+int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err);
+/* From the journal into the table. */
+struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,
+                                     struct fm_error *err);
+
+#endif

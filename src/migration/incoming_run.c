@@ -1,0 +1,404 @@
+/* The incoming migration from READY on: commit, verification, completion, discarding, recovery. */
+#include "migration/incoming_internal.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/subprocess.h"
+#include "base/text.h"
+#include "migration/leftover.h"
+#include "migration/lifecycle.h"
+#include "network/verifier.h"
+
+#define RESTORE_TIMEOUT_MS 120000
+#define LEFTOVER_GRACE_MS 5000
+#define ASK_TIMEOUT_MS 3000
+#define ASK_PAUSE_MS 500
+
+/* --- READY --- */
+
+/* overlayfs must not have its upper directory changed under a mount: a fresh mount sees the last
+ * files. */
+static int renew_root(struct fm_incoming *in, struct fm_error *err)
+{
+    fm_cleanup(fm_strv_free) struct fm_strv lower = {0};
+    if (!in->root_changed)
+        return 0;
+    int rc = fm_lifecycle_layer_dirs(in->parts, in->container, &lower, err);
+    if (rc == 0)
+        rc = fm_bundle_unmount(&in->bundle, err);
+    return rc < 0 ? rc : fm_bundle_mount(&in->bundle, &lower, err);
+}
+
+int fm_incoming_freeze_over(struct fm_incoming *in, const json_t *manifest, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    uint64_t bytes = 0;
+    if (in->stage != FM_STAGE_ARMED)
+        return fm_error_set(err, FM_E_PROTOCOL, "FROZEN in stage %s", fm_stage_text(in->stage));
+    int rc = fm_restore_receive_finish(FM_MOVE(in->receiver), manifest, &bytes, err);
+    if (rc == 0)
+        rc = renew_root(in, err);
+    if (rc == 0)
+        rc = p->state.ops->restore_go(p->state.ctx, in->restore,
+                                      in->root_changed ? in->bundle.rootfs : NULL,
+                                      RESTORE_TIMEOUT_MS, err);
+    if (rc == 0)
+        rc = fm_journal_step(p->journal, in->id, FM_STEP_READY, NULL, err);
+    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_READY, err);
+}
+
+/* --- COMMIT --- */
+
+/* The last moment before the first instruction: from here on packets come to this host. */
+static int switch_network(void *arg, struct fm_error *err)
+{
+    struct fm_incoming *in = arg;
+    struct fm_components *p = in->parts;
+    return in->has_endpoint ? p->network.ops->activate(p->network.ctx, &in->endpoint, err) : 0;
+}
+
+static int release(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_RELEASE, NULL, err);
+    return rc < 0
+               ? rc
+               : p->state.ops->restore_resume(p->state.ctx, in->restore, switch_network, in, err);
+}
+
+/* The held restore died with its daemon or its CRIU: the images are here, verified, so it is
+ * restored again. */
+static int restore_again(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    int rc = fm_leftover_end(in->dir, LEFTOVER_GRACE_MS, err);
+    if (rc == 0)
+        rc = p->runtime.ops->remove(p->runtime.ctx, in->container->name, err);
+    if (rc == 0)
+        rc = renew_root(in, err);
+    if (rc == 0)
+        rc = fm_incoming_start_restore(in, err);
+    if (rc == 0)
+        rc = p->state.ops->restore_go(p->state.ctx, in->restore, in->bundle.rootfs,
+                                      RESTORE_TIMEOUT_MS, err);
+    return rc < 0 ? rc : release(in, err);
+}
+
+static bool is_alive(struct fm_incoming *in)
+{
+    struct fm_components *p = in->parts;
+    struct fm_runtime_state state;
+    return p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, NULL) == 0 &&
+           fm_streq(state.status, "running");
+}
+
+static int enter_registry(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_REGISTER, NULL, err);
+    json_auto_t *doc = fm_container_to_json(in->container);
+    return rc < 0 ? rc
+                  : p->store.ops->put(p->store.ctx, "container", in->container->name, doc, err);
+}
+
+/* Undoes all that was staged. Tries every step; the first error is kept. */
+static int discard(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_error e[8] = {0};
+    size_t n = 0;
+    fm_journal_step(p->journal, in->id, FM_STEP_DISCARD, NULL, NULL);
+    fm_restore_receive_abort(FM_MOVE(in->receiver));
+    if (in->restore)
+        p->state.ops->restore_end(p->state.ctx, FM_MOVE(in->restore));
+    else if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
+        fm_leftover_end(in->dir, 0, &e[n++]);
+    if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
+        p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n++]);
+    if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
+        p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n++]);
+        p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, NULL, NULL);
+    }
+    if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
+        fm_bundle_remove(&in->bundle, &e[n++]);
+    if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_VOLUME, NULL))
+        for (size_t i = 0; i < in->container->volume_count; i++)
+            if (!in->container->volumes[i].shared)
+                fm_remove_tree(in->container->volumes[i].source, NULL);
+    if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_LAYER, NULL))
+        fm_lifecycle_prune_layers(p, &e[n++]);
+    fm_remove_tree(in->dir, &e[n++]);
+    if (p->reservations)
+        fm_reserve_release(p->reservations, in->id);
+    for (size_t i = 0; i < n; i++)
+        if (e[i].code) {
+            fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Discarding %s: %s.", in->id, e[i].text);
+            if (err && !err->code)
+                *err = e[i];
+        }
+    fm_incoming_enter(in, FM_STAGE_DISCARDED, NULL);
+    return err && err->code ? -(int)err->code : 0;
+}
+
+/* After COMMIT and still no way to run it: gives it up for good, so that the source may restore its
+ * copy. */
+static int give_up(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_error why = *err;
+    fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "%s cannot run here: %s.", in->container->name,
+           why.text);
+    discard(in, NULL);
+    *err = why;
+    return fm_error_recode(err, FM_E_ROLLED_BACK);
+}
+
+static int run(struct fm_incoming *in, struct fm_error *err)
+{
+    int rc = in->restore ? release(in, err) : restore_again(in, err);
+    if (rc < 0) {
+        fm_warn(FM_CONTAINER_MANAGER, "Resuming %s failed, restoring it again: %s.",
+                in->container->name, err->text);
+        in->parts->state.ops->restore_end(in->parts->state.ctx, FM_MOVE(in->restore));
+        *err = (struct fm_error){0};
+        rc = restore_again(in, err);
+    }
+    return rc < 0 ? give_up(in, err) : 0;
+}
+
+static json_t *running_answer(void)
+{
+    return json_pack("{s:I}", "resumed_at_us", (json_int_t)fm_realtime_us());
+}
+
+/* Ends the runtime's bookkeeping behind a resumed restore; not part of anybody's downtime. */
+static void settle_restore(struct fm_incoming *in)
+{
+    struct fm_components *p = in->parts;
+    if (in->restore)
+        p->state.ops->restore_end(p->state.ctx, FM_MOVE(in->restore));
+}
+
+json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    bool commit = false;
+    if (in->stage == FM_STAGE_RUNNING || in->stage == FM_STAGE_DONE)
+        return running_answer();
+    if (in->stage != FM_STAGE_READY && in->stage != FM_STAGE_COMMITTED) {
+        fm_error_set(err, in->stage == FM_STAGE_DISCARDED ? FM_E_ROLLED_BACK : FM_E_PROTOCOL,
+                     "COMMIT in stage %s", fm_stage_text(in->stage));
+        return NULL;
+    }
+    /* The same durable record as on the source: from here on it runs, whatever dies. */
+    if (p->store.ops->decide(p->store.ctx, in->id, true, &commit, err) < 0)
+        return NULL;
+    in->stage = FM_STAGE_COMMITTED;
+    if (fm_journal_step(p->journal, in->id, FM_STEP_RUN, NULL, err) < 0 || run(in, err) < 0)
+        return NULL;
+    json_t *answer = running_answer();
+    struct fm_error e = {0};
+    if (enter_registry(in, &e) < 0 || fm_incoming_enter(in, FM_STAGE_RUNNING, &e) < 0)
+        fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "%s runs, but: %s.", in->container->name,
+               e.text);
+    return answer;
+}
+
+/* --- VERIFY, COMPLETE, RETURN --- */
+
+static int run_health_command(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    const struct fm_health *h = &in->container->health;
+    const char *const argv[] = {"/bin/sh", "-c", h->target, NULL};
+    int exit_code = 0, rc = 0;
+    for (int i = 0; i < h->attempts; i++) {
+        const int fds[3] = {-1, -1, -1};
+        rc = p->runtime.ops->exec(p->runtime.ctx, in->container->name, argv, fds, &exit_code, err);
+        if (rc == 0 && exit_code == 0)
+            return 0;
+        if (i + 1 < h->attempts)
+            poll(NULL, 0, (int)h->interval_ms);
+    }
+    return rc < 0 ? rc
+                  : fm_error_set(err, FM_E_FAILED, "health check '%s' exits with %d (%d attempts)",
+                                 h->target, exit_code, h->attempts);
+}
+
+static int check_health(struct fm_incoming *in, char *report, struct fm_error *err)
+{
+    const struct fm_health *h = &in->container->health;
+    if (!h->kind)
+        return 0;
+    if (fm_streq(h->kind, "command"))
+        return run_health_command(in, err);
+    fm_autofree char *address = fm_xstrdup(in->container->ip ? in->container->ip : "127.0.0.1");
+    address[strcspn(address, "/")] = '\0';
+    struct fm_health_check check = {.kind = h->kind,
+                                    .target = h->target,
+                                    .address = address,
+                                    .netns = in->has_endpoint ? in->endpoint.netns : NULL,
+                                    .attempts = h->attempts,
+                                    .interval_ms = h->interval_ms,
+                                    .timeout_ms = h->timeout_ms};
+    return fm_verify_health(&check, report, err);
+}
+
+int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error *err)
+{
+    char text[256] = "alive";
+    if (in->stage != FM_STAGE_RUNNING)
+        return fm_error_set(err, FM_E_PROTOCOL, "VERIFY in stage %s", fm_stage_text(in->stage));
+    settle_restore(in);
+    if (!is_alive(in))
+        return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
+    int rc = check_health(in, text, err);
+    if (rc < 0)
+        return rc;
+    fm_info(FM_CONTAINER_MANAGER, "Container %s is healthy: %s.", in->container->name, text);
+    *report = json_pack("{s:s}", "report", text);
+    return 0;
+}
+
+int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    if (in->stage == FM_STAGE_DONE)
+        return 0;
+    if (in->stage != FM_STAGE_RUNNING)
+        return fm_error_set(err, FM_E_PROTOCOL, "COMPLETE in stage %s", fm_stage_text(in->stage));
+    settle_restore(in);
+    for (size_t i = 0; i < in->container->volume_count; i++)
+        p->store.ops->remove(p->store.ctx, "volume", in->container->volumes[i].source, NULL);
+    if (p->reservations)
+        fm_reserve_release(p->reservations, in->id);
+    int rc = fm_remove_tree(in->dir, err);
+    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_DONE, err);
+}
+
+int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err)
+{
+    if (in->stage == FM_STAGE_DISCARDED)
+        return 0;
+    if (in->stage >= FM_STAGE_COMMITTED)
+        return fm_error_set(err, FM_E_REFUSED, "migration %s is committed", in->id);
+    fm_info(FM_CONTAINER_MANAGER, "Incoming %s is discarded: %s.", in->container->name, why);
+    return discard(in, err);
+}
+
+int fm_incoming_give_back(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    if (in->stage == FM_STAGE_DISCARDED)
+        return fm_error_set(err, FM_E_ROLLED_BACK, "container is not on host '%s' any more",
+                            p->host);
+    if (in->stage != FM_STAGE_RUNNING)
+        return fm_error_set(err, FM_E_PROTOCOL, "RETURN in stage %s", fm_stage_text(in->stage));
+    settle_restore(in);
+    if (is_alive(in))
+        return 0;
+    p->store.ops->remove(p->store.ctx, "container", in->container->name, NULL);
+    discard(in, NULL);
+    return fm_error_set(err, FM_E_ROLLED_BACK, "container '%s' is dead on host '%s'",
+                        in->container->name, p->host);
+}
+
+/* --- without a connection, without a daemon --- */
+
+/* One question to the source: "commit", "abort" or "undecided"; NULL when it cannot be asked. */
+static char *ask_decision(struct fm_incoming *in)
+{
+    struct fm_components *p = in->parts;
+    struct fm_link *link = p->links.ops->open(p->links.ctx, &in->source, 0, ASK_TIMEOUT_MS, NULL);
+    if (!link)
+        return NULL;
+    json_auto_t *body = json_pack("{s:s}", "migration", in->id);
+    json_auto_t *answer = p->links.ops->call(link, FM_FRAME_DECISION, body, ASK_TIMEOUT_MS, NULL);
+    p->links.ops->close(link);
+    return fm_xstrdup(json_string_value(json_object_get(answer, "decision")));
+}
+
+/* READY may neither run nor discard by itself: it asks until the source has decided. Meanwhile the
+ * source may as well come back with a COMMIT or an ABORT of its own. */
+static void *ask_until_decided(void *arg)
+{
+    struct fm_incoming *in = arg;
+    for (;;) {
+        fm_autofree char *decision = ask_decision(in);
+        struct fm_error err = {0};
+        pthread_mutex_lock(&in->lock);
+        if (in->stage == FM_STAGE_READY && fm_streq(decision, "abort"))
+            fm_incoming_abort(in, "the source has decided to abort", &err);
+        else if ((in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED) &&
+                 fm_streq(decision, "commit"))
+            json_decref(fm_incoming_commit(in, &err));
+        bool waiting = in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED;
+        pthread_mutex_unlock(&in->lock);
+        if (!waiting)
+            return NULL;
+        poll(NULL, 0, ASK_PAUSE_MS);
+    }
+}
+
+static void start_asking(struct fm_incoming *in)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, ask_until_decided, in) == 0)
+        pthread_detach(thread);
+}
+
+void fm_incoming_orphaned(struct fm_incoming *in)
+{
+    pthread_mutex_lock(&in->lock);
+    struct fm_error err = {0};
+    bool ready = in->stage == FM_STAGE_READY;
+    if (in->stage < FM_STAGE_READY)
+        fm_incoming_abort(in, "the source went away", &err);
+    pthread_mutex_unlock(&in->lock);
+    if (ready)
+        start_asking(in);
+}
+
+/* COMMIT had been received. When the restore was let go the container may run already. */
+static int recover_committed(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    int rc = fm_leftover_end(in->dir, LEFTOVER_GRACE_MS, err);
+    if (rc < 0)
+        return rc;
+    if (fm_journal_has(p->journal, in->id, FM_STEP_RELEASE, NULL) && is_alive(in))
+        rc = switch_network(in, err);
+    else
+        rc = run(in, err);
+    if (rc == 0)
+        rc = enter_registry(in, err);
+    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_RUNNING, err);
+}
+
+int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)
+{
+    struct fm_incoming *in = fm_incoming_load(t, id, err);
+    if (!in)
+        return -(int)err->code;
+    struct fm_components *p = in->parts;
+    bool decided = false, commit = false;
+    int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);
+    if (rc < 0)
+        return rc;
+    in->root_changed = in->container->layers.count > 0;
+    if (in->stage == FM_STAGE_RUNNING)
+        return in->has_endpoint && is_alive(in) ? switch_network(in, err) : 0;
+    if (decided && commit)
+        return recover_committed(in, err);
+    if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
+        return fm_incoming_abort(in, "the daemon was restarted", err);
+    in->stage = FM_STAGE_READY;
+    start_asking(in);
+    return 0;
+}

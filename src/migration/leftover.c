@@ -1,0 +1,92 @@
+#include "migration/leftover.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/subprocess.h"
+#include "base/text.h"
+
+static bool cmdline_names(pid_t pid, const char *dir)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/cmdline", (int)pid);
+    fm_autofree char *data = NULL;
+    size_t len = 0;
+    if (fm_file_read(path, 1 << 20, &data, &len, NULL) < 0)
+        return false;
+    return memmem(data, len, dir, strlen(dir)) != NULL;
+}
+
+static bool holds_open(pid_t pid, const char *dir)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/fd", (int)pid);
+    fm_autoclosedir DIR *fds = opendir(path);
+    size_t len = strlen(dir);
+    for (struct dirent *e; fds && (e = readdir(fds));) {
+        char target[PATH_MAX];
+        ssize_t n = readlinkat(dirfd(fds), e->d_name, target, sizeof(target) - 1);
+        if (n > 0 && (size_t)n >= len && strncmp(target, dir, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The shim of a restored container has the runtime's command line in its own, and lives as long as
+ * the container. */
+static bool is_shim(pid_t pid)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/comm", (int)pid);
+    fm_autofree char *comm = fm_file_line(path);
+    return comm && fm_starts_with(comm, "fleximigrate-sh");
+}
+
+/* The next process with a trace of `dir`, or 0. */
+static pid_t find_one(const char *dir)
+{
+    fm_autoclosedir DIR *proc = opendir("/proc");
+    for (struct dirent *e; proc && (e = readdir(proc));) {
+        pid_t pid = (pid_t)atoi(e->d_name);
+        if (pid <= 1 || pid == getpid() || is_shim(pid))
+            continue;
+        if (cmdline_names(pid, dir) || holds_open(pid, dir))
+            return pid;
+    }
+    return 0;
+}
+
+/* Blocks until the process is gone or the deadline has passed. */
+static bool wait_gone(pid_t pid, uint64_t deadline)
+{
+    fm_autoclose int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0)
+        return true;
+    uint64_t now = fm_now_ms();
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    return poll(&p, 1, now >= deadline ? 0 : (int)(deadline - now)) > 0;
+}
+
+int fm_leftover_end(const char *dir, uint64_t grace_ms, struct fm_error *err)
+{
+    uint64_t grace = fm_now_ms() + grace_ms;
+    uint64_t deadline = grace + 10000;
+    for (pid_t pid; (pid = find_one(dir)) != 0;) {
+        if (wait_gone(pid, grace))
+            continue;
+        if (fm_now_ms() >= deadline)
+            return fm_error_set(err, FM_E_TIMEOUT,
+                                "process %d of an earlier migration does not end", (int)pid);
+        kill(pid, SIGKILL);
+        wait_gone(pid, deadline);
+    }
+    return 0;
+}

@@ -1,0 +1,73 @@
+/* A migration on its source: the request, where it stands, and what is told about it. */
+#ifndef FM_MIGRATION_MIGRATION_H
+#define FM_MIGRATION_MIGRATION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "container/container.h"
+#include "migration/components.h"
+#include "migration/fsm.h"
+#include "migration/options.h"
+#include "migration/stats.h"
+
+struct fm_migration {
+    struct fm_components *parts; /* not owned */
+    char id[16];
+    char return_of[16]; /* the migration whose rollback this is, or "" */
+    struct fm_migration_options options;
+    struct fm_fsm fsm;
+    struct fm_migration_stats stats;
+    struct fm_error reason; /* why it failed */
+    bool needs_attention;
+    atomic_bool cancelled; /* asked for from another thread; honoured before the decision */
+    atomic_bool stopping;  /* the daemon goes down: as cancelled, and an endless wait ends */
+    uint64_t state_since_us;
+
+    /* The handover's working set; each is NULL or invalid until its step. */
+    char *dir; /* <migrations_dir>/<id> */
+    struct fm_container *container;
+    pid_t init_pid; /* of the original */
+    json_t *needs;  /* facts of the container from PLANNING */
+    struct fm_endpoint endpoint;
+    bool has_endpoint;
+    struct fm_host destination;
+    pthread_mutex_t link_lock; /* guards `link` against shutdown from cancel */
+    struct fm_link *link;
+    void *hold;
+    struct fm_dump *dump;
+    bool frozen;    /* tasks seized: the client's clock ticks */
+    bool committed; /* the decision stands */
+    bool in_slot;
+    uint64_t frozen_us; /* monotonic */
+    uint64_t started_us;
+    uint64_t log_sent, upper_since_us;
+};
+
+/* A new migration, journalled in state NONE. Takes nothing over; NULL on failure. */
+struct fm_migration *fm_migration_new(struct fm_components *parts,
+                                      const struct fm_migration_options *options,
+                                      const char *return_of, struct fm_error *err);
+/* One that the journal knows, for recovery. */
+struct fm_migration *fm_migration_load(struct fm_components *parts, const char *id,
+                                       struct fm_error *err);
+void fm_migration_free(struct fm_migration *m);
+
+/* Moves to a state: written to the journal first, then logged and published. `component` tells who
+ * reports. */
+int fm_migration_to(struct fm_migration *m, enum fm_state state, bool final, const char *component,
+                    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* Writes the document (state, reason, stats, attention) to the journal. */
+int fm_migration_save(struct fm_migration *m, struct fm_error *err);
+/* Journal step of this migration. */
+int fm_migration_step(struct fm_migration *m, enum fm_step step, json_t *detail_to_steal,
+                      struct fm_error *err);
+/* The document of manager.h without transitions and steps; new reference. */
+json_t *fm_migration_to_json(const struct fm_migration *m);
+/* FM_E_CANCELLED when it was cancelled and may still be. */
+int fm_migration_check_cancelled(const struct fm_migration *m, struct fm_error *err);
+void fm_migration_cancel(struct fm_migration *m, bool stopping);
+/* Publishes a progress event. */
+void fm_migration_progress(struct fm_migration *m, const char *phase, int percent, uint64_t bytes);
+
+#endif

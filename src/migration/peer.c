@@ -1,0 +1,235 @@
+#include "migration/peer.h"
+
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#define PROTOCOL_VERSION 1
+/* Between two frames of a migration lie a queue of layers or a slow dump, not more. */
+#define IDLE_TIMEOUT_MS 600000
+
+/* One connection: which migration it brought. */
+struct conversation {
+    const struct fm_peer_service *service;
+    struct fm_connection *c;
+    struct fm_incoming *brought; /* by PREPARE on this connection */
+};
+
+static json_t *done(int rc)
+{
+    return rc < 0 ? NULL : json_object();
+}
+
+static json_t *decision_of(struct fm_components *p, const char *id, struct fm_error *err)
+{
+    bool decided = false, commit = false;
+    if (!id) {
+        fm_error_set(err, FM_E_PROTOCOL, "DECISION without a migration");
+        return NULL;
+    }
+    if (p->store.ops->decision(p->store.ctx, id, &decided, &commit, err) < 0)
+        return NULL;
+    /* A migration that nobody here knows can only have been forgotten after an abort. */
+    json_auto_t *known = decided ? NULL : fm_journal_load(p->journal, id, NULL);
+    bool final = json_is_true(json_object_get(known, "final"));
+    const char *text = decided           ? (commit ? "commit" : "abort")
+                       : !known || final ? "abort"
+                                         : "undecided";
+    return json_pack("{s:s}", "decision", text);
+}
+
+static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_error *err)
+{
+    const char *mac = json_string_value(json_object_get(body, "mac"));
+    const char *host = json_string_value(json_object_get(body, "host"));
+    if (!mac || !host) {
+        fm_error_set(err, FM_E_PROTOCOL, "FABRIC without mac or host");
+        return NULL;
+    }
+    if (fm_streq(host, p->advertise))
+        return json_object();
+    return done(p->network.ops->set_remote(p->network.ctx, mac, host, err));
+}
+
+static json_t *verify(struct fm_incoming *in, struct fm_error *err)
+{
+    json_t *report = NULL;
+    return fm_incoming_verify(in, &report, err) < 0 ? NULL : report;
+}
+
+/* The whole way back takes as long as a migration: the lock is free meanwhile, since it comes over
+ * the same incoming table. */
+static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in,
+                         struct fm_error *err)
+{
+    pthread_mutex_lock(&in->lock);
+    int rc = fm_incoming_give_back(in, err);
+    pthread_mutex_unlock(&in->lock);
+    if (rc == 0)
+        rc = s->give_back(s->ctx, in->container->name, in->source.name, in->id, err);
+    if (rc < 0)
+        return NULL;
+    pthread_mutex_lock(&in->lock);
+    fm_incoming_complete(in, err);
+    pthread_mutex_unlock(&in->lock);
+    return json_object();
+}
+
+/* Requests about an incoming migration that is there already. */
+static json_t *on_incoming(struct conversation *v, const struct fm_frame *frame, const json_t *body,
+                           struct fm_error *err)
+{
+    const char *id = json_string_value(json_object_get(body, "migration"));
+    struct fm_incoming *in = fm_incoming_find(v->service->incoming, id, err);
+    if (!in)
+        return frame->type == FM_FRAME_ABORT ? json_object() : NULL;
+    if (!fm_streq(fm_connection_peer(v->c)->name, in->source.name)) {
+        fm_error_set(err, FM_E_AUTH, "migration %s belongs to host '%s'", in->id, in->source.name);
+        return NULL;
+    }
+    if (frame->type == FM_FRAME_RETURN)
+        return give_back(v->service, in, err);
+    json_t *answer = NULL;
+    pthread_mutex_lock(&in->lock);
+    switch (frame->type) {
+    case FM_FRAME_TREE: {
+        const char *name = json_string_value(json_object_get(body, "name"));
+        answer = done(fm_incoming_tree(in, v->c, name ? name : "", err));
+        break;
+    }
+    case FM_FRAME_ARM:
+        answer = done(fm_incoming_arm(in, body, err));
+        break;
+    case FM_FRAME_FROZEN:
+        answer = done(fm_incoming_freeze_over(in, json_object_get(body, "manifest"), err));
+        break;
+    case FM_FRAME_COMMIT:
+        answer = fm_incoming_commit(in, err);
+        break;
+    case FM_FRAME_ABORT:
+        answer = done(fm_incoming_abort(in, "the source aborted", err));
+        break;
+    case FM_FRAME_VERIFY:
+        answer = verify(in, err);
+        break;
+    case FM_FRAME_COMPLETE:
+        answer = done(fm_incoming_complete(in, err));
+        break;
+    default:
+        fm_error_set(err, FM_E_PROTOCOL, "unexpected frame %s", fm_frame_type_name(frame->type));
+    }
+    pthread_mutex_unlock(&in->lock);
+    return answer;
+}
+
+static json_t *handle(struct conversation *v, const struct fm_frame *frame, const json_t *body,
+                      struct fm_error *err)
+{
+    const struct fm_peer_service *s = v->service;
+    switch (frame->type) {
+    case FM_FRAME_PING:
+        return s->self(s->ctx);
+    case FM_FRAME_DECISION:
+        return decision_of(s->parts, json_string_value(json_object_get(body, "migration")), err);
+    case FM_FRAME_FABRIC:
+        return fabric(s->parts, body, err);
+    case FM_FRAME_CHECK:
+        return fm_incoming_check(s->incoming, body, err);
+    case FM_FRAME_PREPARE:
+        return fm_incoming_prepare(s->incoming, fm_connection_peer(v->c)->name, body, &v->brought,
+                                   err);
+    default:
+        return on_incoming(v, frame, body, err);
+    }
+}
+
+static enum fm_frame_type answer_to(enum fm_frame_type request)
+{
+    switch (request) {
+    case FM_FRAME_HELLO:
+        return FM_FRAME_HELLO;
+    case FM_FRAME_PING:
+        return FM_FRAME_PONG;
+    case FM_FRAME_FABRIC:
+        return FM_FRAME_FABRIC_DONE;
+    case FM_FRAME_PREPARE:
+    case FM_FRAME_TREE:
+    case FM_FRAME_ARM:
+    case FM_FRAME_ABORT:
+    case FM_FRAME_VERIFY:
+    case FM_FRAME_COMPLETE:
+    case FM_FRAME_RETURN:
+    case FM_FRAME_DECISION:
+    case FM_FRAME_CHECK:
+        return (enum fm_frame_type)(request + 1);
+    case FM_FRAME_FROZEN:
+        return FM_FRAME_READY;
+    case FM_FRAME_COMMIT:
+        return FM_FRAME_RUNNING;
+    default:
+        return FM_FRAME_ERROR;
+    }
+}
+
+/* Images are streamed without an answer: what is wrong with them ends the connection. */
+static int take_image(struct conversation *v, const struct fm_frame *frame, struct fm_error *err)
+{
+    if (!v->brought)
+        return fm_error_set(err, FM_E_PROTOCOL, "images without PREPARE");
+    pthread_mutex_lock(&v->brought->lock);
+    int rc = fm_incoming_image(v->brought, v->c, frame, err);
+    pthread_mutex_unlock(&v->brought->lock);
+    return rc;
+}
+
+/* Serves one frame; negative when the connection is to end. A refused request leaves it usable
+ * unless a stream was open. */
+static int serve_frame(struct conversation *v, const struct fm_frame *frame)
+{
+    struct fm_error err = {0};
+    enum fm_frame_type type = frame->type;
+    if (type == FM_FRAME_IMAGE && take_image(v, frame, &err) == 0)
+        return 0;
+    json_auto_t *body = err.code ? NULL : fm_frame_json(frame, &err);
+    json_auto_t *answer = body ? handle(v, frame, body, &err) : NULL;
+    if (answer)
+        return fm_connection_send_json(v->c, answer_to(type), answer, &err);
+    fm_warn(FM_MIGRATION_MANAGER, "%s from %s failed: %s.", fm_frame_type_name(type),
+            fm_connection_peer(v->c)->name, err.text);
+    int rc = fm_connection_send_error(v->c, FM_FRAME_FAILED, &err, &(struct fm_error){0});
+    return type == FM_FRAME_IMAGE || type == FM_FRAME_TREE ? -1 : rc;
+}
+
+static int greet(struct fm_connection *c, struct fm_components *p, struct fm_error *err)
+{
+    json_auto_t *hello = fm_connection_expect(c, FM_FRAME_HELLO, err);
+    if (!hello)
+        return -1;
+    json_int_t version = json_integer_value(json_object_get(hello, "version"));
+    if (version != PROTOCOL_VERSION) {
+        fm_error_set(err, FM_E_PROTOCOL, "protocol version %lld, this host speaks %d",
+                     (long long)version, PROTOCOL_VERSION);
+        fm_connection_send_error(c, FM_FRAME_ERROR, err, NULL);
+        return -1;
+    }
+    json_auto_t *answer = json_pack("{s:i, s:s}", "version", PROTOCOL_VERSION, "host", p->host);
+    return fm_connection_send_json(c, FM_FRAME_HELLO, answer, err);
+}
+
+void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
+{
+    struct conversation v = {.service = service, .c = c};
+    struct fm_error err = {0};
+    if (greet(c, service->parts, &err) < 0) {
+        fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);
+        return;
+    }
+    fm_connection_set_timeout(c, IDLE_TIMEOUT_MS);
+    struct fm_frame frame;
+    while (fm_connection_recv(c, &frame, &err) == 0 && serve_frame(&v, &frame) == 0)
+        continue;
+    if (v.brought)
+        fm_incoming_orphaned(v.brought);
+}

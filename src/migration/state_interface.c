@@ -1,0 +1,266 @@
+#include "migration/state_interface.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "criu/session.h"
+
+/* A runtime that does not even reach CRIU in this time never will. */
+#define START_TIMEOUT_MS 20000
+/* An unlinked file of more than this is too much for the images. */
+#define GHOST_LIMIT (512u << 20)
+
+struct fm_dump {
+    char *id;
+    struct fm_session *session;
+    struct fm_runtime_job job;
+    bool waiting; /* CRIU stands in post-dump */
+    char *work_dir;
+};
+
+struct fm_restore {
+    char *id;
+    struct fm_session *session;
+    struct fm_runtime_job job;
+    bool resumed;
+    char *work_dir;
+};
+
+static const struct fm_session_request request_defaults = {
+    .log_level = 1,
+    .skip_network_lock = true,
+    .ignore_cgroups = true,
+    .ghost_limit = GHOST_LIMIT,
+};
+
+/* When the session breaks, the runtime knows best why. */
+static int explain(const struct fm_runtime *runtime, struct fm_runtime_job *job,
+                   struct fm_error *err)
+{
+    if (!err || err->code != FM_E_CLOSED)
+        return -(err ? (int)err->code : FM_E_FAILED);
+    struct fm_error why = {0};
+    if (runtime->ops->job_wait(runtime->ctx, job, 5000, &why) < 0)
+        *err = why;
+    return -(int)err->code;
+}
+
+/* Next event that is not answered in passing; the ones in between just go on. */
+static int await_event(struct fm_session *session, int ended_fd, uint64_t timeout_ms,
+                       enum fm_session_event_type wanted, fm_state_hook hook,
+                       enum fm_session_event_type hook_at, void *arg, struct fm_error *err)
+{
+    for (;;) {
+        struct fm_session_event event;
+        int rc = fm_session_next(session, ended_fd, timeout_ms, &event, err);
+        if (rc < 0)
+            return rc;
+        if (event.type == FM_SESSION_RESULT && wanted == FM_SESSION_RESULT && event.success)
+            return 0;
+        if (event.type == FM_SESSION_RESULT)
+            return fm_error_set(err, FM_E_CLOSED, "CRIU failed: %s", event.message);
+        if (event.type == wanted)
+            return 0;
+        if (hook && event.type == hook_at && (rc = hook(arg, err)) < 0) {
+            fm_session_answer(session, false, NULL, NULL);
+            return rc;
+        }
+        if (fm_session_answer(session, true, NULL, err) < 0)
+            return -FM_E_CLOSED;
+    }
+}
+
+static int make_dirs(const char *dir, char **images, char **work, struct fm_error *err)
+{
+    *images = fm_strf("%s/images", dir);
+    *work = fm_strf("%s/work", dir);
+    int rc = fm_mkdir_p(*images, 0700, err);
+    return rc < 0 ? rc : fm_mkdir_p(*work, 0700, err);
+}
+
+static void dump_free(struct fm_dump *dump)
+{
+    fm_session_close(dump->session);
+    if (dump->job.pidfd > 0)
+        close(dump->job.pidfd);
+    free(dump->work_dir);
+    free(dump->id);
+    free(dump);
+}
+
+static int dump_start(void *ctx, const char *id, const char *dir, struct fm_dump **out,
+                      struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    fm_autofree char *images = NULL;
+    struct fm_dump *dump = fm_xcalloc(1, sizeof(*dump));
+    dump->id = fm_xstrdup(id);
+    dump->job.pidfd = -1;
+    struct fm_session_event event;
+    int rc = make_dirs(dir, &images, &dump->work_dir, err);
+    if (rc == 0 && !(dump->session = fm_session_listen(dir, err)))
+        rc = -FM_E_IO;
+    struct fm_runtime_checkpoint checkpoint = {
+        .id = id, .image_dir = images, .work_dir = dump->work_dir};
+    if (rc == 0)
+        rc = runtime->ops->checkpoint(runtime->ctx, &checkpoint, &dump->job, err);
+    if (rc < 0) {
+        dump_free(dump);
+        return rc;
+    }
+    rc = fm_session_next(dump->session, dump->job.pidfd, START_TIMEOUT_MS, &event, err);
+    if (rc < 0) {
+        rc = explain(runtime, &dump->job, err);
+        runtime->ops->job_kill(runtime->ctx, &dump->job);
+        dump_free(dump);
+        return rc;
+    }
+    *out = dump;
+    return 0;
+}
+
+static int dump_go(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
+                   void *arg, struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    int rc = fm_session_answer(dump->session, true, &request_defaults, err);
+    if (rc == 0)
+        rc = await_event(dump->session, dump->job.pidfd, timeout_ms, FM_SESSION_POST_DUMP, frozen,
+                         FM_SESSION_NETWORK_LOCK, arg, err);
+    if (rc < 0)
+        return explain(runtime, &dump->job, err);
+    dump->waiting = true;
+    return 0;
+}
+
+static int dump_end(void *ctx, struct fm_dump *dump, bool commit, struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    int rc = 0;
+    if (dump->waiting)
+        fm_session_answer(dump->session, commit, NULL, NULL);
+    else
+        fm_session_close(FM_MOVE(dump->session)); /* a refusal, whatever CRIU is doing */
+    struct fm_error why = {0};
+    if (runtime->ops->job_wait(runtime->ctx, &dump->job, 10000, &why) < 0) {
+        if (why.code == FM_E_TIMEOUT)
+            runtime->ops->job_kill(runtime->ctx, &dump->job);
+        if (commit) {
+            if (err)
+                *err = why;
+            rc = -(int)why.code;
+        }
+    }
+    dump_free(dump);
+    return rc;
+}
+
+static void restore_free(struct fm_restore *restore)
+{
+    fm_session_close(restore->session);
+    if (restore->job.pidfd > 0)
+        close(restore->job.pidfd);
+    free(restore->work_dir);
+    free(restore->id);
+    free(restore);
+}
+
+static int restore_start(void *ctx, const struct fm_restore_plan *plan, struct fm_restore **out,
+                         struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    fm_autofree char *images = NULL;
+    struct fm_restore *restore = fm_xcalloc(1, sizeof(*restore));
+    restore->id = fm_xstrdup(plan->id);
+    restore->job.pidfd = -1;
+    int rc = make_dirs(plan->dir, &images, &restore->work_dir, err);
+    if (rc == 0 && !(restore->session = fm_session_listen(plan->dir, err)))
+        rc = -FM_E_IO;
+    struct fm_runtime_restore request = {.id = plan->id,
+                                         .bundle = plan->bundle,
+                                         .image_dir = images,
+                                         .work_dir = restore->work_dir,
+                                         .log_path = plan->log_path,
+                                         .exit_path = plan->exit_path};
+    if (rc == 0)
+        rc = runtime->ops->restore(runtime->ctx, &request, &restore->job, err);
+    if (rc < 0) {
+        restore_free(restore);
+        return rc;
+    }
+    struct fm_session_event event;
+    rc = fm_session_next(restore->session, restore->job.pidfd, START_TIMEOUT_MS, &event, err);
+    if (rc < 0) {
+        rc = explain(runtime, &restore->job, err);
+        runtime->ops->job_kill(runtime->ctx, &restore->job);
+        restore_free(restore);
+        return rc;
+    }
+    *out = restore;
+    return 0;
+}
+
+static int restore_go(void *ctx, struct fm_restore *restore, const char *root, uint64_t timeout_ms,
+                      struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    struct fm_session_request request = request_defaults;
+    request.root = root;
+    int rc = fm_session_answer(restore->session, true, &request, err);
+    if (rc == 0)
+        rc = await_event(restore->session, restore->job.pidfd, timeout_ms, FM_SESSION_POST_RESTORE,
+                         NULL, FM_SESSION_OTHER, NULL, err);
+    return rc < 0 ? explain(runtime, &restore->job, err) : 0;
+}
+
+static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook resuming, void *arg,
+                          struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    int rc = fm_session_answer(restore->session, true, NULL, err);
+    if (rc == 0)
+        rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS,
+                         FM_SESSION_POST_RESUME, resuming, FM_SESSION_PRE_RESUME, arg, err);
+    if (rc < 0)
+        return explain(runtime, &restore->job, err);
+    /* The tasks run. The rest (the runtime's bookkeeping) is waited for in restore_end. */
+    restore->resumed = true;
+    return fm_session_answer(restore->session, true, NULL, err);
+}
+
+static void restore_end(void *ctx, struct fm_restore *restore)
+{
+    const struct fm_runtime *runtime = ctx;
+    if (!restore)
+        return;
+    if (!restore->resumed) {
+        fm_session_close(FM_MOVE(restore->session));
+        runtime->ops->job_kill(runtime->ctx, &restore->job);
+        runtime->ops->destroy_processes(runtime->ctx, restore->id, NULL);
+    } else {
+        runtime->ops->job_wait(runtime->ctx, &restore->job, 10000, NULL);
+    }
+    restore_free(restore);
+}
+
+static const struct fm_state_ops real_ops = {
+    .dump_start = dump_start,
+    .dump_go = dump_go,
+    .dump_end = dump_end,
+    .restore_start = restore_start,
+    .restore_go = restore_go,
+    .restore_resume = restore_resume,
+    .restore_end = restore_end,
+};
+
+void fm_state_interface_open(const struct fm_runtime *runtime, struct fm_state_interface *state)
+{
+    state->ops = &real_ops;
+    state->ctx = (void *)(uintptr_t)runtime;
+}

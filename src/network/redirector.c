@@ -1,0 +1,526 @@
+/* How it works: the bridge's entry of the container's MAC is pointed to a TAP port whose other end is a descriptor of
+ * ours, and the container's own port is blocked, so that its kernel neither hears nor says anything. A thread moves the
+ * frames from the TAP to a bounded queue. On release they are put into the container's veth (or the VXLAN device), past
+ * the bridge, in the order of their arrival.
+ *
+ * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read them: every frame we
+ * hold is a plain one, valid as it stands. */
+#include "network/redirector.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#define TAP_PREFIX "fmhold"
+#define DEFAULT_BYTES (16u << 20)
+#define DEFAULT_FRAMES 16384u
+#define FRAME_MAX 65600
+#define SEND_BUFFER (8 << 20)
+
+enum hold_state {
+    HOLD_IDLE,    /* prepared: the TAP gets broadcasts only, which are not ours yet */
+    HOLD_HOLDING, /* queue */
+    HOLD_LOCAL,   /* into the container's veth */
+    HOLD_FORWARD, /* into the VXLAN device */
+};
+
+struct held_frame {
+    struct held_frame *next;
+    uint32_t len;
+    uint8_t bytes[];
+};
+
+struct fm_hold {
+    struct fm_hold *next;
+    struct fm_fabric *fabric;
+    struct fm_hold_limits limits;
+    struct fm_port port;
+    char tap_name[16];
+    int tap_index;
+    int tap_fd;
+    int packet_fd;
+    int stop_fd;
+    bool has_thread;
+    pthread_t thread;
+    pthread_mutex_t lock; /* everything below */
+    enum hold_state state;
+    struct held_frame *first, **last;
+    uint64_t queued_bytes;
+    uint32_t queued_frames;
+    struct fm_hold_counters counters;
+    uint8_t buffer[FRAME_MAX];
+};
+
+/* ---- frames ---- */
+
+static bool is_arp_request_for(const uint8_t *arp, size_t len, const struct fm_ip *ip)
+{
+    static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 1}; /* Ethernet, IPv4, 6, 4, request */
+    return ip->family == AF_INET && len >= 28 && memcmp(arp, head, sizeof(head)) == 0 &&
+           memcmp(arp + 24, ip->bytes, 4) == 0;
+}
+
+static bool is_solicitation_for(const uint8_t *ip6, size_t len, const struct fm_ip *ip)
+{
+    return ip->family == AF_INET6 && len >= 40 + 24 && ip6[6] == 58 && ip6[40] == 135 &&
+           memcmp(ip6 + 40 + 8, ip->bytes, 16) == 0;
+}
+
+enum fm_hold_class fm_hold_classify(const uint8_t *frame, size_t len, const uint8_t mac[6],
+                                    const struct fm_ip *ip)
+{
+    if (len < ETH_HLEN)
+        return FM_HOLD_NOT_OURS;
+    if (memcmp(frame, mac, 6) == 0)
+        return FM_HOLD_UNICAST;
+    if (!(frame[0] & 1))
+        return FM_HOLD_NOT_OURS;
+    unsigned type = (unsigned)(frame[12] << 8 | frame[13]);
+    const uint8_t *body = frame + ETH_HLEN;
+    bool resolve = (type == ETH_P_ARP && is_arp_request_for(body, len - ETH_HLEN, ip)) ||
+                   (type == ETH_P_IPV6 && is_solicitation_for(body, len - ETH_HLEN, ip));
+    return resolve ? FM_HOLD_RESOLVE : FM_HOLD_NOT_OURS;
+}
+
+static bool send_frame(struct fm_hold *hold, int interface, const uint8_t *frame, size_t len)
+{
+    struct sockaddr_ll to = {
+        .sll_family = AF_PACKET,
+        .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
+        .sll_ifindex = interface,
+        .sll_halen = 6,
+    };
+    ssize_t sent;
+    do
+        sent = sendto(hold->packet_fd, frame, len, 0, (const struct sockaddr *)&to, sizeof(to));
+    while (sent < 0 && errno == EINTR);
+    return sent >= 0;
+}
+
+static void deliver(struct fm_hold *hold, uint8_t *frame, size_t len)
+{
+    bool away = hold->state == HOLD_FORWARD;
+    if (away) /* also a broadcast question: to the container alone, the others have heard it */
+        memcpy(frame, hold->port.mac, 6);
+    int interface = away ? hold->fabric->vxlan_index : hold->port.index;
+    uint64_t *count = away ? &hold->counters.forwarded : &hold->counters.released;
+    if (send_frame(hold, interface, frame, len))
+        ++*count;
+    else
+        hold->counters.dropped++;
+}
+
+static void enqueue(struct fm_hold *hold, const uint8_t *bytes, size_t len)
+{
+    if (hold->queued_frames >= hold->limits.max_frames ||
+        hold->queued_bytes + len > hold->limits.max_bytes) {
+        hold->counters.dropped++;
+        return;
+    }
+    struct held_frame *frame = fm_xmalloc(sizeof(*frame) + len);
+    frame->next = NULL;
+    frame->len = (uint32_t)len;
+    memcpy(frame->bytes, bytes, len);
+    *hold->last = frame;
+    hold->last = &frame->next;
+    hold->queued_frames++;
+    hold->queued_bytes += len;
+    hold->counters.held++;
+    hold->counters.held_bytes += len;
+}
+
+static void take_frame(struct fm_hold *hold, size_t len)
+{
+    enum fm_hold_class class =
+        fm_hold_classify(hold->buffer, len, hold->port.mac, &hold->port.ip);
+    if (class == FM_HOLD_NOT_OURS || hold->state == HOLD_IDLE)
+        return;
+    if (hold->state == HOLD_HOLDING)
+        enqueue(hold, hold->buffer, len);
+    else if (class == FM_HOLD_UNICAST) /* a broadcast reaches the running container by itself */
+        deliver(hold, hold->buffer, len);
+}
+
+/* Takes what the kernel has queued behind the TAP, `limit` frames at most; false when there is no more. */
+static bool drain_tap(struct fm_hold *hold, unsigned limit)
+{
+    while (limit-- > 0) {
+        ssize_t got = read(hold->tap_fd, hold->buffer, sizeof(hold->buffer));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        take_frame(hold, (size_t)got);
+    }
+    return true;
+}
+
+static void flush_queue(struct fm_hold *hold)
+{
+    while (hold->first) {
+        struct held_frame *frame = hold->first;
+        hold->first = frame->next;
+        deliver(hold, frame->bytes, frame->len);
+        free(frame);
+    }
+    hold->last = &hold->first;
+    hold->queued_frames = 0;
+    hold->queued_bytes = 0;
+}
+
+static void discard_queue(struct fm_hold *hold)
+{
+    while (hold->first) {
+        struct held_frame *frame = hold->first;
+        hold->first = frame->next;
+        hold->counters.dropped++;
+        free(frame);
+    }
+    hold->last = &hold->first;
+}
+
+static void *reader(void *arg)
+{
+    struct fm_hold *hold = arg;
+    struct pollfd fds[] = {
+        {.fd = hold->tap_fd, .events = POLLIN},
+        {.fd = hold->stop_fd, .events = POLLIN},
+    };
+    for (;;) {
+        if (poll(fds, FM_COUNT(fds), -1) < 0 && errno != EINTR)
+            return NULL;
+        if (fds[1].revents)
+            return NULL;
+        if (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) /* somebody removed the TAP */
+            fds[0].fd = -1;
+        if (!(fds[0].revents & POLLIN))
+            continue;
+        pthread_mutex_lock(&hold->lock);
+        drain_tap(hold, 64); /* not for ever: a release wants the lock too */
+        pthread_mutex_unlock(&hold->lock);
+    }
+}
+
+/* ---- the TAP ---- */
+
+static int open_tap(struct fm_hold *hold, struct fm_error *err)
+{
+    hold->tap_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (hold->tap_fd < 0)
+        return fm_error_errno(err, errno, "cannot open /dev/net/tun (is the tun module loaded?)");
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+    snprintf(request.ifr_name, sizeof(request.ifr_name), TAP_PREFIX "%%d");
+    if (ioctl(hold->tap_fd, TUNSETIFF, &request) < 0)
+        return fm_error_errno(err, errno, "cannot make a TAP device");
+    snprintf(hold->tap_name, sizeof(hold->tap_name), "%.15s", request.ifr_name);
+    if (ioctl(hold->tap_fd, TUNSETOFFLOAD, 0) < 0)
+        return fm_error_errno(err, errno, "cannot turn off the offloads of %s", hold->tap_name);
+    if (ioctl(hold->packet_fd, SIOCGIFINDEX, &request) < 0)
+        return fm_error_errno(err, errno, "cannot find %s in the fabric's namespace",
+                              hold->tap_name);
+    hold->tap_index = request.ifr_ifindex;
+    return 0;
+}
+
+static int attach_tap(struct fm_hold *hold, struct fm_error *err)
+{
+    struct fm_fabric *fabric = hold->fabric;
+    struct fm_nl_batch batch = {0};
+    fm_link_put_quiet(&batch, hold->tap_index);
+    fm_link_put_mtu(&batch, hold->tap_index, fabric->mtu);
+    fm_link_put_queue(&batch, hold->tap_index, hold->limits.max_frames);
+    fm_link_put_up(&batch, hold->tap_index);
+    int rc = fm_nl_run(&fabric->slow, &batch, err);
+    if (rc == 0)
+        rc = fm_link_wait_up(&fabric->slow, hold->tap_index, err);
+    if (rc < 0)
+        return rc;
+    struct fm_port_flags flags = {.learning = false, .unicast_flood = false, .group_flood = true};
+    fm_link_put_master(&batch, hold->tap_index, fabric->bridge_index);
+    fm_link_put_port_flags(&batch, hold->tap_index, &flags);
+    return fm_nl_run(&fabric->slow, &batch, err);
+}
+
+static int open_packet_socket(struct fm_hold *hold, struct fm_error *err)
+{
+    hold->packet_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (hold->packet_fd < 0)
+        return fm_error_errno(err, errno, "cannot open a packet socket");
+    int size = SEND_BUFFER;
+    setsockopt(hold->packet_fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
+    return 0;
+}
+
+static int start_reader(struct fm_hold *hold, struct fm_error *err)
+{
+    hold->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (hold->stop_fd < 0)
+        return fm_error_errno(err, errno, "cannot make an event descriptor");
+    int rc = pthread_create(&hold->thread, NULL, reader, hold);
+    if (rc != 0)
+        return fm_error_errno(err, rc, "cannot start the hold's thread");
+    hold->has_thread = true;
+    return 0;
+}
+
+static void stop_reader(struct fm_hold *hold)
+{
+    if (!hold->has_thread)
+        return;
+    uint64_t one = 1;
+    while (write(hold->stop_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    pthread_join(hold->thread, NULL);
+    hold->has_thread = false;
+}
+
+static void hold_free(struct fm_hold *hold)
+{
+    stop_reader(hold);
+    discard_queue(hold);
+    int fds[] = {hold->tap_fd, hold->packet_fd, hold->stop_fd}; /* the TAP goes with its descriptor */
+    for (size_t i = 0; i < FM_COUNT(fds); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    pthread_mutex_destroy(&hold->lock);
+    free(hold);
+}
+
+/* The bridge that the TAP joins has to be the one of the container. */
+static int check_port(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                      const struct fm_port *port, struct fm_error *err)
+{
+    struct fm_link link;
+    int rc = fm_link_by_index(&fabric->slow, port->index, &link, err);
+    if (rc < 0)
+        return rc;
+    if (link.master != fabric->bridge_index)
+        return fm_error_set(err, FM_E_REFUSED,
+                            "interface %s of the container is not on bridge %s; attach it there "
+                            "(ip link set %s master %s)",
+                            ep->host_if, fabric->bridge, ep->host_if, fabric->bridge);
+    return 0;
+}
+
+static void list_add(struct fm_hold *hold)
+{
+    pthread_mutex_lock(&hold->fabric->lock);
+    hold->next = hold->fabric->holds;
+    hold->fabric->holds = hold;
+    pthread_mutex_unlock(&hold->fabric->lock);
+}
+
+static void list_remove(struct fm_hold *hold)
+{
+    pthread_mutex_lock(&hold->fabric->lock);
+    for (struct fm_hold **at = &hold->fabric->holds; *at; at = &(*at)->next) {
+        if (*at != hold)
+            continue;
+        *at = hold->next;
+        break;
+    }
+    pthread_mutex_unlock(&hold->fabric->lock);
+}
+
+int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                    const struct fm_hold_limits *limits, struct fm_hold **out,
+                    struct fm_error *err)
+{
+    *out = NULL;
+    if (fm_fault("hold-prepare"))
+        return fm_error_set(err, FM_E_FAILED, "fault injected at hold-prepare");
+    struct fm_port port;
+    int rc = fm_port_find(fabric, ep, &port, err);
+    if (rc == 0)
+        rc = check_port(fabric, ep, &port, err);
+    if (rc < 0)
+        return fm_error_prefix(err, "cannot prepare the hold of '%s'", ep->name);
+
+    struct fm_hold *hold = fm_xcalloc(1, sizeof(*hold));
+    hold->fabric = fabric;
+    hold->port = port;
+    hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
+    hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
+    hold->tap_fd = hold->packet_fd = hold->stop_fd = -1;
+    hold->last = &hold->first;
+    pthread_mutex_init(&hold->lock, NULL);
+    rc = open_packet_socket(hold, err);
+    if (rc == 0)
+        rc = open_tap(hold, err);
+    if (rc == 0)
+        rc = attach_tap(hold, err);
+    if (rc == 0)
+        rc = start_reader(hold, err);
+    if (rc < 0) {
+        hold_free(hold);
+        return fm_error_prefix(err, "cannot prepare the hold of '%s'", ep->name);
+    }
+    list_add(hold);
+    *out = hold;
+    return 0;
+}
+
+/* ---- the four switches ---- */
+
+static void set_state(struct fm_hold *hold, enum hold_state state)
+{
+    pthread_mutex_lock(&hold->lock);
+    hold->state = state;
+    pthread_mutex_unlock(&hold->lock);
+}
+
+int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
+{
+    if (fm_fault("hold-engage"))
+        return fm_error_set(err, FM_E_FAILED, "fault injected at hold-engage");
+    set_state(hold, HOLD_HOLDING);
+    struct fm_nl_batch batch = {0};
+    fm_fdb_put_port(&batch, hold->port.mac, hold->tap_index);
+    fm_link_put_port_state(&batch, hold->port.index, FM_PORT_BLOCKED);
+    int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
+}
+
+int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
+{
+    struct fm_nl_batch batch = {0};
+    fm_link_put_port_state(&batch, hold->port.index, FM_PORT_OPEN); /* answers get out */
+    int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+
+    pthread_mutex_lock(&hold->lock);
+    bool held = hold->state == HOLD_HOLDING;
+    if (held) {
+        drain_tap(hold, hold->limits.max_frames);
+        hold->state = HOLD_LOCAL;
+        flush_queue(hold);
+    }
+    /* Only now may frames take the short way, or they would overtake those in the queue. */
+    fm_fdb_put_port(&batch, hold->port.mac, hold->port.index);
+    struct fm_error second = {0};
+    int rc2 = fm_nl_run(&hold->fabric->fast, &batch, rc < 0 ? &second : err);
+    if (held)
+        drain_tap(hold, hold->limits.max_frames);
+    pthread_mutex_unlock(&hold->lock);
+    rc = rc < 0 ? rc : rc2;
+    return rc < 0 ? fm_error_prefix(err, "cannot give the held packets back") : 0;
+}
+
+int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_error *err)
+{
+    struct fm_fabric *fabric = hold->fabric;
+    if (fm_fault("hold-forward"))
+        return fm_error_set(err, FM_E_FAILED, "fault injected at hold-forward");
+    struct fm_nl_batch batch = {0};
+    fm_fdb_put_remote(&batch, hold->port.mac, fabric->vxlan_index, host);
+    int rc = fm_nl_run(&fabric->fast, &batch, err);
+    if (rc < 0)
+        return fm_error_prefix(err, "cannot send the held packets on");
+
+    pthread_mutex_lock(&hold->lock);
+    if (hold->state == HOLD_HOLDING) {
+        drain_tap(hold, hold->limits.max_frames);
+        hold->state = HOLD_FORWARD;
+        flush_queue(hold);
+    }
+    pthread_mutex_unlock(&hold->lock);
+    return 0;
+}
+
+void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters)
+{
+    struct fm_fabric *fabric = hold->fabric;
+    list_remove(hold); /* set_remote may point the entry elsewhere from here on */
+    pthread_mutex_lock(&hold->lock);
+    bool relaying = hold->state == HOLD_FORWARD;
+    pthread_mutex_unlock(&hold->lock);
+    if (relaying) {
+        struct fm_nl_batch batch = {0};
+        fm_fdb_put_port(&batch, hold->port.mac, fabric->vxlan_index);
+        struct fm_error err = {0};
+        if (fm_nl_run(&fabric->fast, &batch, &err) < 0)
+            fm_warn(FM_NETWORK_MANAGER, "The end of a hold left no route to the new host: %s.",
+                    err.text);
+    }
+    stop_reader(hold);
+    drain_tap(hold, hold->limits.max_frames);
+    discard_queue(hold);
+    if (counters)
+        *counters = hold->counters;
+    if (hold->counters.dropped)
+        fm_warn(FM_NETWORK_MANAGER, "The hold dropped %llu of %llu packets.",
+                (unsigned long long)hold->counters.dropped,
+                (unsigned long long)(hold->counters.dropped + hold->counters.held));
+    hold_free(hold);
+}
+
+void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port)
+{
+    pthread_mutex_lock(&fabric->lock);
+    for (struct fm_hold *hold = fabric->holds; hold; hold = hold->next) {
+        if (memcmp(hold->port.mac, port->mac, 6) != 0)
+            continue;
+        pthread_mutex_lock(&hold->lock);
+        if (hold->state == HOLD_FORWARD) {
+            hold->state = HOLD_LOCAL;
+            hold->port.index = port->index;
+        }
+        pthread_mutex_unlock(&hold->lock);
+    }
+    pthread_mutex_unlock(&fabric->lock);
+}
+
+bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6])
+{
+    bool owns = false;
+    pthread_mutex_lock(&fabric->lock);
+    for (struct fm_hold *hold = fabric->holds; hold && !owns; hold = hold->next) {
+        pthread_mutex_lock(&hold->lock);
+        owns = memcmp(hold->port.mac, mac, 6) == 0 &&
+               (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
+        pthread_mutex_unlock(&hold->lock);
+    }
+    pthread_mutex_unlock(&fabric->lock);
+    return owns;
+}
+
+struct stale {
+    int bridge;
+    struct fm_nl_batch batch;
+};
+
+static int collect_stale(const struct fm_link *link, void *ctx)
+{
+    struct stale *stale = ctx;
+    if (fm_starts_with(link->name, TAP_PREFIX) && link->master == stale->bridge &&
+        fm_streq(link->kind, "tun") && stale->batch.count < FM_NL_BATCH_COUNT)
+        fm_link_put_delete(&stale->batch, link->index);
+    return 0;
+}
+
+int fm_hold_remove_stale(struct fm_fabric *fabric, struct fm_error *err)
+{
+    for (;;) {
+        struct stale stale = {.bridge = fabric->bridge_index};
+        int rc = fm_link_each(&fabric->slow, collect_stale, &stale, err);
+        bool again = stale.batch.count == FM_NL_BATCH_COUNT;
+        if (rc == 0)
+            rc = fm_nl_run(&fabric->slow, &stale.batch, err);
+        if (rc < 0 || !again)
+            return rc;
+    }
+}

@@ -1,0 +1,279 @@
+/* Staging: a container's namespace, veth pair and addresses, made before it arrives and without a frame under its MAC
+ * getting out. */
+#include "network/fabric.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+#include "network/netns.h"
+
+#define IPV6_MTU_MIN 1280
+
+struct staging {
+    struct fm_fabric *fabric;
+    const struct fm_endpoint *ep;
+    struct fm_port port;
+    struct fm_error *err;
+    struct fm_link host; /* the bridge side; index 0: not there yet */
+};
+
+/* ---- what is there ---- */
+
+static int judge_namesake(struct staging *s, const struct fm_link *link)
+{
+    struct fm_owner owner;
+    if (fm_owner_parse(link->alias, &owner)) {
+        if (!fm_streq(owner.name, s->ep->name))
+            return fm_error_set(s->err, FM_E_EXISTS,
+                                "interface %s belongs to container '%s'; rename one of the two",
+                                link->name, owner.name);
+        char text[FM_IP_TEXT];
+        if (!fm_ip_equal(&owner.ip, &s->port.ip) || memcmp(owner.mac, s->port.mac, 6) != 0)
+            return fm_error_set(s->err, FM_E_EXISTS,
+                                "a container '%s' with address %s is on this host; remove it first",
+                                owner.name, fm_ip_format(&owner.ip, text));
+    } else if (!fm_streq(link->kind, "veth") || link->alias[0] || link->master) {
+        return fm_error_set(s->err, FM_E_EXISTS,
+                            "interface %s is there and is not ours; remove it (ip link del %s)",
+                            link->name, link->name);
+    } /* else a crash interrupted its making */
+    if (link->master && link->master != s->fabric->bridge_index)
+        return fm_error_set(s->err, FM_E_EXISTS,
+                            "interface %s belongs to another bridge than %s", link->name,
+                            s->fabric->bridge);
+    s->host = *link;
+    return 0;
+}
+
+static int survey_link(const struct fm_link *link, void *ctx)
+{
+    struct staging *s = ctx;
+    if (fm_streq(link->name, s->ep->host_if))
+        return judge_namesake(s, link);
+    struct fm_owner owner;
+    if (link->master != s->fabric->bridge_index || !fm_owner_parse(link->alias, &owner))
+        return 0;
+    char text[FM_IP_TEXT];
+    if (fm_ip_equal(&owner.ip, &s->port.ip))
+        return fm_error_set(s->err, FM_E_EXISTS,
+                            "address %s belongs to container '%s' on this host",
+                            fm_ip_format(&owner.ip, text), owner.name);
+    if (memcmp(owner.mac, s->port.mac, 6) == 0)
+        return fm_error_set(s->err, FM_E_EXISTS,
+                            "MAC address %s belongs to container '%s' on this host", s->ep->mac,
+                            owner.name);
+    return 0;
+}
+
+static int check_bridge(struct fm_fabric *fabric, struct fm_error *err)
+{
+    struct fm_link link;
+    struct fm_error missing = {0};
+    if (fm_link_by_name(&fabric->slow, fabric->bridge, &link, &missing) == 0 &&
+        link.index == fabric->bridge_index)
+        return 0;
+    return fm_error_set(err, FM_E_FAILED,
+                        "bridge %s is gone; restart fleximigrated to make it again",
+                        fabric->bridge);
+}
+
+/* ---- inside the namespace ---- */
+
+static int find_inner(struct staging *s, struct fm_nl *nl, struct fm_link *inner,
+                      struct fm_error *err)
+{
+    int rc = fm_nl_open(nl, err);
+    if (rc < 0)
+        return rc;
+    rc = fm_link_by_name(nl, s->ep->ifname, inner, err);
+    if (rc < 0)
+        fm_nl_close(nl);
+    return rc;
+}
+
+/* Up, but with a MAC of its own: whatever it says now does not speak for the container. */
+static int inner_up(void *ctx, struct fm_error *err)
+{
+    struct fm_nl nl;
+    struct fm_link inner;
+    int rc = find_inner(ctx, &nl, &inner, err);
+    if (rc < 0)
+        return rc;
+    struct fm_nl_batch batch = {0};
+    fm_link_put_quiet(&batch, inner.index);
+    fm_link_put_up(&batch, inner.index);
+    rc = fm_nl_run(&nl, &batch, err);
+    fm_nl_close(&nl);
+    return rc;
+}
+
+static int inner_configure(void *ctx, struct fm_error *err)
+{
+    struct staging *s = ctx;
+    struct fm_nl nl;
+    struct fm_link inner;
+    int rc = find_inner(s, &nl, &inner, err);
+    if (rc < 0)
+        return rc;
+    struct fm_nl_batch batch = {0};
+    fm_link_put_mac(&batch, inner.index, s->port.mac);
+    fm_address_put(&batch, inner.index, &s->port.ip);
+    if (s->fabric->mtu >= IPV6_MTU_MIN) {
+        struct fm_ip link_local;
+        fm_ip_link_local(s->port.mac, &link_local);
+        fm_address_put(&batch, inner.index, &link_local);
+        fm_nl_ignore(&batch, EOPNOTSUPP); /* no IPv6, or turned off */
+        fm_nl_ignore(&batch, EAFNOSUPPORT);
+        fm_nl_ignore(&batch, EACCES);
+    }
+    struct fm_ip gateway;
+    if (s->ep->gateway[0]) {
+        rc = fm_ip_parse("gateway", s->ep->gateway, &gateway, err);
+        if (rc == 0)
+            fm_route_put_default(&batch, inner.index, &gateway);
+    }
+    if (rc == 0)
+        rc = fm_nl_run(&nl, &batch, err);
+    fm_nl_close(&nl);
+    return rc;
+}
+
+static int inner_is_intact(void *ctx, struct fm_error *err)
+{
+    struct staging *s = ctx;
+    struct fm_nl nl;
+    struct fm_link inner;
+    int rc = find_inner(s, &nl, &inner, err);
+    if (rc < 0)
+        return rc;
+    fm_nl_close(&nl);
+    return inner.peer == s->host.index && inner.index == s->host.peer ? 0 : -FM_E_NOT_FOUND;
+}
+
+/* ---- the bridge side ---- */
+
+static int delete_link(struct fm_fabric *fabric, int index, struct fm_error *err)
+{
+    struct fm_nl_batch batch = {0};
+    fm_link_put_delete(&batch, index);
+    return fm_nl_run(&fabric->slow, &batch, err);
+}
+
+/* Uses the pair that is there if it is whole, else makes a new one. */
+static int provide_pair(struct staging *s, struct fm_error *err)
+{
+    struct fm_fabric *fabric = s->fabric;
+    int rc = fm_netns_create(s->ep->netns, err);
+    if (rc < 0)
+        return rc;
+    if (s->host.index) {
+        struct fm_error broken = {0};
+        if (fm_netns_run(s->ep->netns, inner_is_intact, s, &broken) == 0)
+            return 0;
+        rc = delete_link(fabric, s->host.index, err);
+        if (rc < 0)
+            return rc;
+    }
+    fm_autoclose int netns = open(s->ep->netns, O_RDONLY | O_CLOEXEC);
+    if (netns < 0)
+        return fm_error_errno(err, errno, "cannot open %s", s->ep->netns);
+    struct fm_veth veth = {.name = s->ep->host_if,
+                           .peer = s->ep->ifname,
+                           .peer_netns = netns,
+                           .mtu = fabric->mtu};
+    struct fm_nl_batch batch = {0};
+    fm_link_put_veth(&batch, &veth);
+    rc = fm_nl_run(&fabric->slow, &batch, err);
+    return rc < 0 ? rc : fm_link_by_name(&fabric->slow, s->ep->host_if, &s->host, err);
+}
+
+static int attach_pair(struct staging *s, bool active, struct fm_error *err)
+{
+    struct fm_fabric *fabric = s->fabric;
+    int port = s->host.index;
+    char alias[256];
+    fm_owner_format(s->ep, alias);
+    struct fm_nl_batch batch = {0};
+    fm_link_put_alias(&batch, port, alias);
+    fm_link_put_quiet(&batch, port);
+    fm_link_put_up(&batch, port);
+    int rc = fm_nl_run(&fabric->slow, &batch, err);
+    if (rc == 0)
+        rc = fm_netns_run(s->ep->netns, inner_up, s, err);
+    if (rc == 0) /* before it joins: the bridge opens a port when its link comes up */
+        rc = fm_link_wait_up(&fabric->slow, port, err);
+    if (rc < 0)
+        return rc;
+
+    struct fm_port_flags flags = {.learning = false, .unicast_flood = false, .group_flood = true};
+    fm_link_put_master(&batch, port, fabric->bridge_index);
+    if (!active)
+        fm_link_put_port_state(&batch, port, FM_PORT_BLOCKED);
+    fm_link_put_port_flags(&batch, port, &flags);
+    if (!active)
+        fm_fdb_delete_port(&batch, s->port.mac, port);
+    return fm_nl_run(&fabric->slow, &batch, err);
+}
+
+static int make(struct staging *s, bool active, struct fm_error *err)
+{
+    int rc = provide_pair(s, err);
+    if (rc == 0)
+        rc = attach_pair(s, active, err);
+    if (rc == 0)
+        rc = fm_netns_run(s->ep->netns, inner_configure, s, err);
+    if (rc == 0 && active)
+        rc = fm_endpoint_activate(s->fabric, s->ep, err);
+    return rc;
+}
+
+int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bool active,
+                      struct fm_error *err)
+{
+    struct fm_error here = {0};
+    struct staging s = {.fabric = fabric, .ep = ep, .err = &here};
+    int rc = fm_port_parse(ep, &s.port, &here);
+    if (rc == 0)
+        rc = check_bridge(fabric, &here);
+    if (rc == 0)
+        rc = fm_link_each(&fabric->slow, survey_link, &s, &here);
+    bool was_there = s.host.index != 0 || fm_netns_exists(ep->netns);
+    if (rc == 0) {
+        rc = make(&s, active, &here);
+        struct fm_error ignored = {0};
+        if (rc < 0 && !was_there) /* ours is only what we made */
+            fm_endpoint_unstage(fabric, ep, &ignored);
+    }
+    if (rc < 0 && err)
+        *err = here;
+    return rc;
+}
+
+static bool may_delete(const struct fm_link *link, const struct fm_endpoint *ep)
+{
+    struct fm_owner owner;
+    if (fm_owner_parse(link->alias, &owner))
+        return fm_streq(owner.name, ep->name);
+    return fm_streq(link->kind, "veth") && !link->alias[0] && !link->master;
+}
+
+int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                        struct fm_error *err)
+{
+    struct fm_link link;
+    struct fm_error missing = {0};
+    int rc = fm_link_by_name(&fabric->slow, ep->host_if, &link, &missing);
+    if (rc == 0 && may_delete(&link, ep))
+        rc = delete_link(fabric, link.index, err);
+    else
+        rc = 0;
+    fm_autofree char *own = fm_strf("%s/netns/", fabric->run_dir);
+    if (!fm_starts_with(ep->netns, own))
+        return rc;
+    int rc2 = fm_netns_remove(ep->netns, rc < 0 ? NULL : err);
+    return rc < 0 ? rc : rc2;
+}

@@ -1,0 +1,52 @@
+/* File trees over a connection: a pax archive (libarchive) cut into checked DATA frames.
+ *
+ * A tree is three streams. The first is the list of all paths, each ended by a NUL, and empty when the
+ * whole tree travels; the second is the archive; the third lists the paths of the first that were gone
+ * when their turn came. */
+#ifndef FM_STATE_TREE_STREAM_H
+#define FM_STATE_TREE_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "wire/connection.h"
+
+struct fm_tree_stats {
+    uint64_t entries;
+    uint64_t bytes; /* of archive; each entry costs 0.5 to 2 KiB beside its content */
+};
+
+/* Sends everything below `dir` (ownership, modes, times in ns, xattrs incl. trusted.overlay.*, ACLs, hard links, device nodes, FIFOs, sockets skipped,
+ * sparse files) as DATA … DATA_END. `changed_after_us` > 0 leaves out what has an older ctime, and then a list of all paths
+ * goes first, so that the receiver removes what is gone. For the next pass give the real time just *before* this one began.
+ * What is mounted below `dir` stays out. The tree may change during the pass; the next one puts that right. */
+int fm_tree_send(struct fm_connection *c, const char *dir, uint64_t changed_after_us,
+                 struct fm_tree_stats *stats, struct fm_error *err);
+
+/* The same with more to say. */
+struct fm_tree_selection {
+    uint64_t changed_after_us;
+    /* Paths ("data/db.lmdb") that travel in any case: a store to a shared mapping does not always touch
+     * the ctime (never on tmpfs). NULL: none. See fm_tree_mapped_files. */
+    const struct fm_strv *always;
+    /* Nobody writes during this pass (frozen), and no other follows. Else dirty pages are written back
+     * first, which makes the next store to a mapping of them touch the ctime. */
+    bool last;
+};
+int fm_tree_send_selected(struct fm_connection *c, const char *dir,
+                          const struct fm_tree_selection *selection, struct fm_tree_stats *stats,
+                          struct fm_error *err);
+/* Adds the files that a process has mapped shared and writable, as paths relative to its root. */
+int fm_tree_mapped_files(pid_t pid, struct fm_strv *paths, struct fm_error *err);
+
+/* Receives into `dir` (exists). Hostile input: no path leaves `dir` (openat2 RESOLVE_BENEATH | NO_SYMLINKS), bytes at most
+ * `max_bytes`. Nothing of a frame is written before its checksum was verified. After a pass with changes every
+ * listed path exists, or it fails. When it fails on its own account (no space …) the connection can still carry the
+ * reason to the sender. Xattrs other than user.*, trusted.overlay.*, security.capability and POSIX ACLs do not travel. */
+int fm_tree_receive(struct fm_connection *c, const char *dir, uint64_t max_bytes,
+                    struct fm_tree_stats *stats, struct fm_error *err);
+
+#endif
