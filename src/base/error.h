@@ -54,6 +54,12 @@ int fm_error_prefix(struct fm_error *err, const char *fmt, ...)
 /* Replaces the code and keeps the text; returns -code. */
 int fm_error_recode(struct fm_error *err, enum fm_code code);
 
+/* What a function returns whose callee has filled in *err (which may be NULL): always negative. */
+static inline int fm_error_result(const struct fm_error *err)
+{
+    return err && err->code ? -(int)err->code : -(int)FM_E_FAILED;
+}
+
 /* The name of a code ("not found") and its enum word ("NOT_FOUND"); never NULL. */
 const char *fm_code_text(enum fm_code code);
 const char *fm_code_name(enum fm_code code);

@@ -152,7 +152,7 @@ static int capture_read(struct capture *c)
 
 static char *capture_take(struct capture *c, size_t *len)
 {
-    size_t skip = c->keep && c->len > c->keep ? c->len - c->keep : 0;
+    size_t skip;
 
     capture_room(c);
     skip = c->keep && c->len > c->keep ? c->len - c->keep : 0;

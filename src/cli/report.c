@@ -139,6 +139,6 @@ int cli_report_result(const json_t *doc, struct fm_error *err)
     if (fm_streq(failed_in, "PENDING") || fm_streq(failed_in, "PLANNING"))
         return fm_error_set(err, early_code(failed_in, code), "'%s' does not move: %s",
                             text_of(doc, "container"), message);
-    return fm_error_set(err, FM_E_ROLLED_BACK, "'%s' runs on at '%s': rolled back from %s: %s",
+    return fm_error_set(err, FM_E_ROLLED_BACK, "'%s' stays on '%s': rolled back from %s: %s",
                         text_of(doc, "container"), text_of(doc, "source"), failed_in, message);
 }

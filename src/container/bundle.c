@@ -207,20 +207,22 @@ static int write_config(const struct fm_bundle_config *config, struct fm_contain
     if (!container->config)
         container->config = fm_oci_config_default(container, err);
     if (!container->config)
-        return -FM_E_USAGE;
+        return -(int)err->code;
     json_auto_t *local = fm_oci_config_localise(container, &place, err);
-    if (!local)
-        return -FM_E_REFUSED;
-    return fm_json_save(path, local, err);
+    return local ? fm_json_save(path, local, err) : -(int)err->code;
 }
 
 int fm_bundle_create(const struct fm_bundle_config *config, struct fm_container *container,
                      const struct fm_strv *lower, const char *netns, struct fm_error *err)
 {
     static const struct fm_strv none = {0};
+    struct fm_error own = {0};
     struct fm_bundle b;
-    int ret = check_names(config, container->name, err);
+    int ret;
 
+    if (!err)
+        err = &own;
+    ret = check_names(config, container->name, err);
     if (ret < 0)
         return ret;
     fm_bundle_paths(config, container->name, &b);

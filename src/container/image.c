@@ -219,7 +219,7 @@ static int import_root(struct fm_image_store *s, const char *root, struct fm_ima
 
     if (ret == 0 && !fm_image_has_layer(s, digest)) {
         dir = make_staging(s, 0755, err);
-        ret = dir ? fm_layer_copy_tree(root, dir, digest, err) : -FM_E_IO;
+        ret = dir ? fm_layer_copy_tree(root, dir, digest, err) : -(int)err->code;
         if (ret == 0)
             ret = fm_image_layer_commit(s, digest, dir, err);
         if (ret < 0 && dir)
@@ -245,7 +245,7 @@ static int import_layer(struct fm_image_store *s, const char *layout, const char
     if (blob < 0)
         return blob;
     dir = make_staging(s, 0755, err);
-    ret = dir ? fm_layer_unpack(blob, dir, err) : -FM_E_IO;
+    ret = dir ? fm_layer_unpack(blob, dir, err) : -(int)err->code;
     if (ret == 0)
         ret = fm_image_layer_commit(s, digest, dir, err);
     if (ret < 0 && dir)
@@ -281,7 +281,7 @@ static int import_archive(struct fm_image_store *s, const char *path, const char
     int ret;
 
     if (!dir)
-        return -FM_E_IO;
+        return -(int)err->code;
     ret = fm_oci_archive_unpack(path, dir, err);
     if (ret == 0)
         ret = import_layout(s, dir, tag, image, err);
@@ -313,9 +313,13 @@ int fm_image_import(struct fm_image_store *s, const char *path, const char *name
 {
     fm_autofree char *file = NULL;
     fm_autofree char *tag = NULL;
+    struct fm_error own = {0};
     struct stat st;
-    int ret = locate(path, &file, &tag, &st, err);
+    int ret;
 
+    if (!err)
+        err = &own;
+    ret = locate(path, &file, &tag, &st, err);
     *image = (struct fm_image){0};
     if (ret == 0 && name)
         ret = fm_check_name("image", name, err);

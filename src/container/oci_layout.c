@@ -234,29 +234,36 @@ static int check_platform(const json_t *config, struct fm_error *err)
     return 0;
 }
 
-int fm_oci_layout_read(const char *dir, const char *tag, struct fm_oci_image *image,
-                       struct fm_error *err)
+static int read_parts(const char *dir, const json_t *manifest, struct fm_oci_image *image,
+                      struct fm_error *err)
 {
-    json_auto_t *manifest = find_manifest(dir, tag, err);
-    json_auto_t *config = NULL;
-    int ret;
+    json_auto_t *config =
+        load_document(dir, text_at(json_object_get(manifest, "config"), "digest"), err);
+    int ret = config ? check_platform(config, err) : -(int)err->code;
 
-    *image = (struct fm_oci_image){0};
-    if (!manifest)
-        return -FM_E_INVALID;
-    config = load_document(dir, text_at(json_object_get(manifest, "config"), "digest"), err);
-    if (!config)
-        return -FM_E_INVALID;
-    ret = check_platform(config, err);
     if (ret == 0)
         ret = read_layers(manifest, &image->layers, err);
-    if (ret < 0) {
-        fm_oci_image_clear(image);
+    if (ret < 0)
         return ret;
-    }
     if (json_is_object(json_object_get(config, "config")))
         image->config = json_incref(json_object_get(config, "config"));
     else
         image->config = json_object();
     return 0;
+}
+
+int fm_oci_layout_read(const char *dir, const char *tag, struct fm_oci_image *image,
+                       struct fm_error *err)
+{
+    struct fm_error own = {0};
+    int ret;
+
+    *image = (struct fm_oci_image){0};
+    if (!err)
+        err = &own;
+    json_auto_t *manifest = find_manifest(dir, tag, err);
+    ret = manifest ? read_parts(dir, manifest, image, err) : -(int)err->code;
+    if (ret < 0)
+        fm_oci_image_clear(image);
+    return ret;
 }

@@ -118,6 +118,12 @@ static bool is_telling(const char *message)
     return true;
 }
 
+/* The parent's word on a child that has said itself what was wrong. */
+static bool is_obituary(const char *message)
+{
+    return strstr(message, " exited, status=") || strstr(message, " killed by signal ");
+}
+
 char *fm_criu_log_error(const char *text)
 {
     fm_autofree char *copy = fm_xstrdup(text ? text : "");
@@ -127,7 +133,8 @@ char *fm_criu_log_error(const char *text)
     for (char *line = strtok_r(copy, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         const char *message = criu_message(line);
 
-        if (!message || !is_telling(message) || fm_streq(message, last[1]))
+        if (!message || !is_telling(message) || fm_streq(message, last[1]) ||
+            (last[1] && is_obituary(message)))
             continue;
         last[0] = last[1];
         last[1] = message;

@@ -138,7 +138,7 @@ static int planning(struct fm_migration *m, struct fm_error *err)
     json_auto_t *ping =
         m->parts->links.ops->call(m->link, FM_FRAME_PING, NULL, CONNECT_TIMEOUT_MS, err);
     if (!ping)
-        return -(int)err->code;
+        return fm_error_result(err);
     struct fm_policy_request request = {
         .container = m->container,
         .source = m->options.source,
@@ -154,7 +154,7 @@ static int planning(struct fm_migration *m, struct fm_error *err)
     fm_info(FM_POLICY_ENFORCER, "Policies allow the migration of %s.", m->options.container);
     json_auto_t *result = preflight(m->parts, m->link, m->container, m->return_of, &m->needs, err);
     if (!result)
-        return -(int)err->code;
+        return fm_error_result(err);
     log_findings(result);
     rc = fm_preflight_verdict(result, err);
     if (rc == 0)
@@ -343,7 +343,7 @@ int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)
     bool decided = false, commit = false;
     enter_context(m);
     if (p->store.ops->decision(p->store.ctx, m->id, &decided, &commit, err) < 0)
-        return -(int)err->code;
+        return fm_error_result(err);
     fm_slots_force(p->slots);
     m->in_slot = true;
     m->committed = decided && commit;

@@ -30,7 +30,7 @@ int fm_handover_connect(struct fm_migration *m, uint64_t timeout_ms, struct fm_e
     struct fm_link *link = m->parts->links.ops->open(m->parts->links.ctx, &m->destination,
                                                      m->options.bandwidth_bytes, timeout_ms, err);
     if (!link)
-        return -(int)(err && err->code ? err->code : FM_E_UNREACHABLE);
+        return fm_error_result(err);
     pthread_mutex_lock(&m->link_lock);
     m->link = link;
     pthread_mutex_unlock(&m->link_lock);
@@ -61,7 +61,7 @@ static int call_void(struct fm_migration *m, enum fm_frame_type type, json_t *fi
                      uint64_t timeout_ms, struct fm_error *err)
 {
     json_auto_t *answer = call(m, type, fields, timeout_ms, err);
-    return answer ? 0 : -(int)err->code;
+    return answer ? 0 : fm_error_result(err);
 }
 
 /* --- PREPARATION --- */
@@ -140,7 +140,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
                              "return_of", m->return_of, "strategy", "cold", "needs", m->needs);
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
-        return -(int)err->code;
+        return fm_error_result(err);
     rc = send_layers(m, json_object_get(prepared, "missing_layers"), err);
     if (rc == 0 && m->has_endpoint)
         rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);
@@ -163,7 +163,7 @@ static int arm(struct fm_migration *m, struct fm_error *err)
     fm_autofree char *path = fm_strf("%s/images/descriptors.json", m->dir);
     json_t *descriptors = json_null();
     if (fm_file_exists(path) && !(descriptors = fm_json_load(path, err)))
-        return -(int)err->code;
+        return fm_error_result(err);
     int rc = fm_migration_step(m, FM_STEP_ARM, NULL, err);
     if (rc < 0) {
         json_decref(descriptors);
@@ -205,7 +205,7 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     json_auto_t *manifest =
         p->links.ops->images_finish(m->link, &m->stats.image_bytes, &m->stats.early_bytes, err);
     if (!manifest)
-        return -(int)err->code;
+        return fm_error_result(err);
     int rc = send_files(m, m->upper_since_us, err);
     if (rc == 0)
         fm_log_pipe_settle(m->init_pid);

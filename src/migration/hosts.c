@@ -155,7 +155,7 @@ int fm_hosts_remove(struct fm_components *p, const char *name, struct fm_error *
     struct fm_host host;
     json_auto_t *doc = record(p, name, err);
     if (!doc)
-        return -(int)err->code;
+        return fm_error_result(err);
     if (fm_streq(name, p->host))
         return fm_error_set(err, FM_E_REFUSED, "'%s' is this host itself: it cannot be removed",
                             name);
@@ -168,7 +168,7 @@ int fm_hosts_cordon(struct fm_components *p, const char *name, bool cordoned, st
 {
     json_auto_t *doc = record(p, name, err);
     if (!doc)
-        return -(int)err->code;
+        return fm_error_result(err);
     json_object_set_new(doc, "cordoned", json_boolean(cordoned));
     return p->store.ops->put(p->store.ctx, "host", name, doc, err);
 }

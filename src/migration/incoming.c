@@ -462,7 +462,7 @@ int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const str
 {
     json_auto_t *body = fm_frame_json(frame, err);
     if (!body)
-        return -(int)err->code;
+        return fm_error_result(err);
     const char *name = json_string_value(json_object_get(body, "name"));
     uint64_t offset = (uint64_t)json_integer_value(json_object_get(body, "offset"));
     if (in->stage > FM_STAGE_ARMED)
@@ -511,7 +511,7 @@ int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error 
     if (rc == 0)
         rc = fm_incoming_start_restore(in, err);
     if (rc == 0 && !(in->receiver = fm_restore_receive_begin(images, in->max_bytes, err)))
-        rc = -(int)err->code;
+        rc = fm_error_result(err);
     return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_ARMED, err);
 }
 

@@ -144,7 +144,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
                 *err = e[i];
         }
     fm_incoming_enter(in, FM_STAGE_DISCARDED, NULL);
-    return err && err->code ? -(int)err->code : 0;
+    return err && err->code ? fm_error_result(err) : 0;
 }
 
 /* After COMMIT and still no way to run it: gives it up for good, so that the source may restore its
@@ -385,7 +385,7 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
 {
     struct fm_incoming *in = fm_incoming_load(t, id, err);
     if (!in)
-        return -(int)err->code;
+        return fm_error_result(err);
     struct fm_components *p = in->parts;
     bool decided = false, commit = false;
     int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);

@@ -52,7 +52,7 @@ int fm_lifecycle_record(struct fm_components *p, const char *name, struct fm_con
 {
     fm_autocontainer struct fm_container *c = load(p, name, err);
     if (!c)
-        return -(int)(err ? err->code : FM_E_NOT_FOUND);
+        return fm_error_result(err);
     struct fm_runtime_state state = {0};
     if (c->found)
         p->runtime.ops->state(p->runtime.ctx, name, &state, NULL);
@@ -98,7 +98,7 @@ int fm_lifecycle_resolve(struct fm_components *p, const char *name, struct fm_co
         *err = (struct fm_error){0};
     }
     if (!c && !(c = discover(p, name, state, err)))
-        return -(int)err->code;
+        return fm_error_result(err);
     rc = endpoint_of(p, c, state->init_pid, endpoint, has_endpoint, err);
     if (rc == 0)
         *container = FM_MOVE(c);
@@ -111,7 +111,7 @@ int fm_lifecycle_layer_dirs(struct fm_components *p, const struct fm_container *
     for (size_t i = 0; i < container->layers.count; i++) {
         fm_autofree char *dir = fm_image_layer_dir(p->images, container->layers.items[i], err);
         if (!dir)
-            return -(int)err->code;
+            return fm_error_result(err);
         fm_strv_add(dirs, dir);
     }
     return 0;
@@ -124,7 +124,7 @@ int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
     size_t i, k;
     json_t *doc, *layer;
     if (!docs)
-        return -(int)err->code;
+        return fm_error_result(err);
     json_array_foreach(docs, i, doc) json_array_foreach(json_object_get(doc, "layers"), k, layer)
         fm_strv_add(&used, json_string_value(layer));
     return fm_image_store_prune(p->images, &used, err);
@@ -217,7 +217,10 @@ static struct fm_container *new_container(struct fm_components *p, const json_t 
         return NULL;
     }
     fm_autofree char *image_name = fm_xstrdup(image_path);
+    /* People leave the prefix length to the network: it is completed in run(). */
+    fm_autofree char *ip = fm_xstrdup(json_string_value(json_object_get(doc, "ip")));
     json_object_del(doc, "image");
+    json_object_del(doc, "ip");
     json_object_set_new(doc, "runtime", json_string(p->runtime.ops->name));
     fm_autocontainer struct fm_container *c = fm_container_from_json(doc, err);
     if (!c)
@@ -234,6 +237,7 @@ static struct fm_container *new_container(struct fm_components *p, const json_t 
         return NULL;
     }
     c->created_us = fm_realtime_us();
+    c->ip = FM_MOVE(ip);
     return FM_MOVE(c);
 }
 
@@ -461,7 +465,7 @@ int fm_lifecycle_stop(struct fm_components *p, const char *name, uint64_t timeou
 {
     json_auto_t *known = fm_lifecycle_show(p, name, err);
     if (!known)
-        return -(int)err->code;
+        return fm_error_result(err);
     if (is_stopped(p, name))
         return 0;
     int rc = p->runtime.ops->kill(p->runtime.ctx, name, SIGTERM, err);
@@ -496,6 +500,6 @@ int fm_lifecycle_remove(struct fm_components *p, const char *name, bool force, s
     if (rc == 0)
         rc = p->store.ops->remove(p->store.ctx, "container", name, err);
     if (rc == 0)
-        fm_lifecycle_prune_layers(p, NULL);
+        fm_lifecycle_prune_layers(p, &(struct fm_error){0});
     return rc;
 }

@@ -1,5 +1,6 @@
 #include "migration/manager.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,7 @@ struct fm_manager {
     struct fm_peer_service peers;
     struct fm_listener *listener;
     char *migrations_dir;
+    char *criu; /* the real one */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -144,10 +146,10 @@ static int give_back(void *ctx, const char *container, const char *destination,
     struct fm_migration_options options;
     json_auto_t *doc = json_pack("{s:s, s:s}", "container", container, "destination", destination);
     if (fm_migration_options_from_json(doc, &options, err) < 0)
-        return -(int)err->code;
+        return fm_error_result(err);
     struct fm_migration *migration = fm_migration_new(&m->parts, &options, return_of, err);
     struct running *r = NULL;
-    int rc = migration ? enter(m, migration, false, &r, err) : -(int)err->code;
+    int rc = migration ? enter(m, migration, false, &r, err) : fm_error_result(err);
     if (rc == 0)
         rc = fm_coordinator_run(migration, err);
     if (r)
@@ -194,6 +196,24 @@ static void serve(int fd, void *ctx)
 
 /* --- opening --- */
 
+/* Where a program of the configuration is: a path as it stands, a name by PATH. NULL when there is
+ * none. */
+static char *find_program(const char *name)
+{
+    if (strchr(name, '/'))
+        return fm_file_exists(name) ? fm_xstrdup(name) : NULL;
+    const char *path = getenv("PATH");
+    fm_autofree char *dirs =
+        fm_xstrdup(path ? path : "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin");
+    char *state = NULL;
+    for (char *dir = strtok_r(dirs, ":", &state); dir; dir = strtok_r(NULL, ":", &state)) {
+        fm_autofree char *candidate = fm_strf("%s/%s", dir, name);
+        if (access(candidate, X_OK) == 0)
+            return FM_MOVE(candidate);
+    }
+    return NULL;
+}
+
 /* The interposer stands in PATH under CRIU's name, in a directory of its own. */
 static int install_interposer(struct fm_manager *m, char **dir, struct fm_error *err)
 {
@@ -207,17 +227,22 @@ static int install_interposer(struct fm_manager *m, char **dir, struct fm_error 
     int rc = fm_mkdir_p(*dir, 0755, err);
     if (rc < 0)
         return rc;
+    m->criu = find_program(c->criu);
+    if (!m->criu)
+        return fm_error_set(err, FM_E_NOT_FOUND,
+                            "CRIU ('%s') is not installed: install it, or set container.criu",
+                            c->criu);
+    setenv("FLEXIMIGRATE_CRIU", m->criu, 1);
     unlink(link);
     if (symlink(real, link) < 0)
-        return fm_error_set(err, FM_E_IO, "cannot make %s", link);
-    setenv("FLEXIMIGRATE_CRIU", c->criu, 1);
+        return fm_error_errno(err, errno, "cannot make %s", link);
     return 0;
 }
 
 static json_t *host_facts(void *ctx, struct fm_error *err)
 {
     struct fm_manager *m = ctx;
-    return fm_facts_host(m->config.criu, m->config.runc, m->config.state_dir, err);
+    return fm_facts_host(m->criu, m->config.runc, m->config.state_dir, err);
 }
 
 static int open_stores(struct fm_manager *m, struct fm_error *err)
@@ -233,11 +258,11 @@ static int open_stores(struct fm_manager *m, struct fm_error *err)
     if (rc == 0)
         rc = fm_mkdir_p(m->config.run_dir, 0755, err);
     if (rc == 0 && !(m->parts.journal = fm_journal_open(journal, err)))
-        rc = -(int)err->code;
+        rc = fm_error_result(err);
     if (rc == 0)
         rc = fm_store_sqlite_open(registry, &m->parts.store, err);
     if (rc == 0 && !(m->parts.images = fm_image_store_open(images, err)))
-        rc = -(int)err->code;
+        rc = fm_error_result(err);
     return rc;
 }
 
@@ -301,7 +326,7 @@ static int open_wire(struct fm_manager *m, struct fm_error *err)
     struct fm_tls_paths paths = {.ca = c->pki_ca, .cert = c->pki_cert, .key = c->pki_key};
     m->identity = fm_tls_identity_load(&paths, err);
     if (!m->identity)
-        return -(int)err->code;
+        return fm_error_result(err);
     if (!fm_streq(fm_tls_identity_name(m->identity), c->host))
         return fm_error_set(err, FM_E_INVALID, "certificate %s is for '%s', but this host is '%s'",
                             c->pki_cert, fm_tls_identity_name(m->identity), c->host);
@@ -318,7 +343,7 @@ static int recover(struct fm_manager *m, struct fm_error *err)
     size_t i;
     json_t *entry;
     if (!list)
-        return -(int)err->code;
+        return fm_error_result(err);
     json_array_foreach(list, i, entry)
     {
         struct fm_error e = {0};
@@ -344,7 +369,7 @@ static int listen_wire(struct fm_manager *m, struct fm_error *err)
                                         .self = describe_self,
                                         .ctx = m};
     m->listener = fm_listener_start(m->config.wire_address, m->config.wire_port, serve, m, err);
-    return m->listener ? 0 : -(int)err->code;
+    return m->listener ? 0 : fm_error_result(err);
 }
 
 struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struct fm_error *err)
@@ -416,6 +441,7 @@ void fm_manager_close(struct fm_manager *m)
     fm_reservations_free(p->reservations);
     fm_slots_free(p->slots);
     fm_events_free(p->events);
+    free(m->criu);
     free(m->migrations_dir);
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->lock);
@@ -501,7 +527,7 @@ int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_
         return 0;
     json_auto_t *doc = fm_journal_load(m->parts.journal, id, err);
     return doc ? fm_error_set(err, FM_E_REFUSED, "migration %s is not running here", id)
-               : -(int)err->code;
+               : fm_error_result(err);
 }
 
 /* --- containers, hosts, events: straight through --- */

@@ -48,7 +48,7 @@ static int explain(const struct fm_runtime *runtime, struct fm_runtime_job *job,
     struct fm_error why = {0};
     if (runtime->ops->job_wait(runtime->ctx, job, 5000, &why) < 0)
         *err = why;
-    return -(int)err->code;
+    return fm_error_result(err);
 }
 
 /* Next event that is not answered in passing; the ones in between just go on. */

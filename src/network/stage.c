@@ -154,6 +154,21 @@ static int inner_is_intact(void *ctx, struct fm_error *err)
     return inner.peer == s->host.index && inner.index == s->host.peer ? 0 : -FM_E_NOT_FOUND;
 }
 
+/* An interface whose other end is not ours any more (its bridge side was in a namespace that is gone). */
+static int inner_delete_orphan(void *ctx, struct fm_error *err)
+{
+    struct fm_nl nl;
+    struct fm_link inner;
+    struct fm_error missing = {0};
+    if (find_inner(ctx, &nl, &inner, &missing) < 0)
+        return 0;
+    struct fm_nl_batch batch = {0};
+    fm_link_put_delete(&batch, inner.index);
+    int rc = fm_nl_run(&nl, &batch, err);
+    fm_nl_close(&nl);
+    return rc;
+}
+
 /* ---- the bridge side ---- */
 
 static int delete_link(struct fm_fabric *fabric, int index, struct fm_error *err)
@@ -167,17 +182,18 @@ static int delete_link(struct fm_fabric *fabric, int index, struct fm_error *err
 static int provide_pair(struct staging *s, struct fm_error *err)
 {
     struct fm_fabric *fabric = s->fabric;
+    bool old = fm_netns_exists(s->ep->netns);
     int rc = fm_netns_create(s->ep->netns, err);
-    if (rc < 0)
-        return rc;
-    if (s->host.index) {
+    if (rc == 0 && s->host.index) {
         struct fm_error broken = {0};
         if (fm_netns_run(s->ep->netns, inner_is_intact, s, &broken) == 0)
             return 0;
         rc = delete_link(fabric, s->host.index, err);
-        if (rc < 0)
-            return rc;
     }
+    if (rc == 0 && old)
+        rc = fm_netns_run(s->ep->netns, inner_delete_orphan, s, err);
+    if (rc < 0)
+        return rc;
     fm_autoclose int netns = open(s->ep->netns, O_RDONLY | O_CLOEXEC);
     if (netns < 0)
         return fm_error_errno(err, errno, "cannot open %s", s->ep->netns);

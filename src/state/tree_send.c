@@ -32,7 +32,7 @@ struct sender {
     struct archive *archive;
     struct archive_entry *entry;
     struct fm_error wire_error; /* why the archive could not be written */
-    bool last;
+    bool write_back;
     int parent_fd; /* of the directory that was looked at last */
     uint32_t parent;
     struct fm_strv vanished;
@@ -292,7 +292,7 @@ static int put_file(struct sender *s, int path_fd, const char *path, struct fm_e
     fm_autoclose int fd = open_content(path_fd);
     if (fd < 0)
         return fm_error_errno(err, errno, "cannot open '%s'", path);
-    if (!s->last)
+    if (s->write_back)
         sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
     if (fstat(fd, &st) < 0)
         return fm_error_errno(err, errno, "cannot look at '%s'", path);
@@ -471,7 +471,9 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
                           struct fm_error *err)
 {
     struct fm_tree_filter filter = {selection->changed_after_us, selection->always};
-    struct sender s = {.connection = c, .last = selection->last, .parent_fd = -1};
+    struct sender s = {.connection = c,
+                       .write_back = !selection->last && !selection->always,
+                       .parent_fd = -1};
 
     int r = fm_tree_walk(&s.tree, dir, &filter, err);
     if (r == 0) {

@@ -26,15 +26,15 @@ struct fm_tree_stats {
 int fm_tree_send(struct fm_connection *c, const char *dir, uint64_t changed_after_us,
                  struct fm_tree_stats *stats, struct fm_error *err);
 
-/* The same with more to say. */
+/* The same with more to say. A store to a shared mapping touches the ctime only at its page's first fault, and on tmpfs
+ * never: an unchanged ctime does not mean an unchanged file. Hence `always`; without it dirty pages are written
+ * back before they are read, which makes the next store fault (and costs disk writes, and does not help on tmpfs). */
 struct fm_tree_selection {
     uint64_t changed_after_us;
-    /* Paths ("data/db.lmdb") that travel in any case: a store to a shared mapping does not always touch
-     * the ctime (never on tmpfs). NULL: none. See fm_tree_mapped_files. */
+    /* Paths ("data/db.lmdb") that travel in any case: what was mapped shared and writable when this pass
+     * began, or when one before it did. NULL: not known. See fm_tree_mapped_files. */
     const struct fm_strv *always;
-    /* Nobody writes during this pass (frozen), and no other follows. Else dirty pages are written back
-     * first, which makes the next store to a mapping of them touch the ctime. */
-    bool last;
+    bool last; /* nobody writes during this pass (frozen), and no other follows */
 };
 int fm_tree_send_selected(struct fm_connection *c, const char *dir,
                           const struct fm_tree_selection *selection, struct fm_tree_stats *stats,

@@ -85,7 +85,7 @@ static int resolve(const char *host, int port, int flags, struct addrinfo **list
     int ret;
 
     snprintf(service, sizeof(service), "%d", port);
-    ret = getaddrinfo(host, service, &hints, list);
+    ret = getaddrinfo(host && *host ? host : NULL, service, &hints, list); /* NULL: all */
     if (ret != 0)
         return fm_error_set(err, FM_E_UNREACHABLE, "cannot find the address of '%s': %s",
                             host ? host : "*", gai_strerror(ret));

@@ -59,13 +59,15 @@ static int load_chain(const char *path, struct chain *chain, struct fm_error *er
     fm_autofree char *pem = NULL;
     gnutls_datum_t datum;
     size_t len;
-    int ret;
+    int ret = fm_file_read(path, PEM_MAX, &pem, &len, err);
 
-    if (fm_file_read(path, PEM_MAX, &pem, &len, err) < 0)
-        return err ? -(int)err->code : -FM_E_IO;
+    if (ret < 0)
+        return ret;
     datum = (gnutls_datum_t){.data = (unsigned char *)pem, .size = (unsigned int)len};
     ret =
         gnutls_x509_crt_list_import2(&chain->items, &chain->count, &datum, GNUTLS_X509_FMT_PEM, 0);
+    if (ret >= 0 && chain->count == 0)
+        ret = GNUTLS_E_NO_CERTIFICATE_FOUND;
     if (ret < 0)
         return fm_error_set(err, FM_E_INVALID, "'%s' is not a PEM certificate: %s", path,
                             gnutls_strerror(ret));
@@ -85,8 +87,9 @@ static int load_key(const char *path, gnutls_x509_privkey_t *key, struct fm_erro
     if (st.st_mode & 077)
         return fm_error_set(err, FM_E_AUTH, "the key '%s' is open to others; run chmod 600 %s",
                             path, path);
-    if (fm_file_read(path, PEM_MAX, &pem, &len, err) < 0)
-        return err ? -(int)err->code : -FM_E_IO;
+    ret = fm_file_read(path, PEM_MAX, &pem, &len, err);
+    if (ret < 0)
+        return ret;
     datum = (gnutls_datum_t){.data = (unsigned char *)pem, .size = (unsigned int)len};
     gnutls_x509_privkey_init(key);
     ret = gnutls_x509_privkey_import2(*key, &datum, GNUTLS_X509_FMT_PEM, NULL, 0);

@@ -265,6 +265,10 @@ void lab_host_stop(struct lab_host *host)
     lab_host_kill(host);
     fm_autofree char *unwire = fm_strf("ip link del u%d", host->number);
     sh("/proc/self/ns/net", unwire);
+    fm_autofree char *unpin = fm_strf("cd %s/netns 2>/dev/null || exit 0; umount -l * 2>/dev/null "
+                                      "|| true; rm -f *",
+                                      lab_run_dir(host));
+    sh("/proc/self/ns/net", unpin);
     close(host->netns_fd);
 }
 

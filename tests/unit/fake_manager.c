@@ -140,8 +140,7 @@ static json_t *copy_all(struct fm_manager *m, json_t *from)
     json_t *value;
 
     pthread_mutex_lock(&m->lock);
-    json_object_foreach (from, key, value)
-        json_array_append_new(list, json_deep_copy(value));
+    json_object_foreach(from, key, value) json_array_append_new(list, json_deep_copy(value));
     pthread_mutex_unlock(&m->lock);
     return list;
 }
@@ -157,8 +156,8 @@ static int drop(struct fm_manager *m, json_t *from, const char *key, const char 
     return ret == 0 ? 0 : fm_error_set(err, FM_E_NOT_FOUND, "there is no %s '%s'", what, key);
 }
 
-static int set(struct fm_manager *m, json_t *from, const char *name, const char *key,
-               json_t *value, struct fm_error *err)
+static int set(struct fm_manager *m, json_t *from, const char *name, const char *key, json_t *value,
+               struct fm_error *err)
 {
     json_t *doc;
 
@@ -222,12 +221,12 @@ static void to_state(struct fm_manager *m, const char *id, const char *state, bo
     fm_format_time(fm_realtime_us(), at, sizeof(at));
     pthread_mutex_lock(&m->lock);
     doc = json_object_get(m->migrations, id);
-    event = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:O, s:s, s:b, s:s, s:s}", "type",
-                      "transition", "at", at, "migration", id, "container",
-                      json_object_get(doc, "container"), "source", json_object_get(doc, "source"),
-                      "destination", json_object_get(doc, "destination"), "from",
-                      json_object_get(doc, "state"), "to", state, "final", final, "component",
-                      "MigrationManager", "message", message);
+    event =
+        json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:O, s:s, s:b, s:s, s:s}", "type", "transition",
+                  "at", at, "migration", id, "container", json_object_get(doc, "container"),
+                  "source", json_object_get(doc, "source"), "destination",
+                  json_object_get(doc, "destination"), "from", json_object_get(doc, "state"), "to",
+                  state, "final", final, "component", "MigrationManager", "message", message);
     json_array_append_new(json_object_get(doc, "transitions"), json_deep_copy(event));
     json_object_set_new(doc, "state", json_string(state));
     json_object_set_new(doc, "final", json_boolean(final));
@@ -255,10 +254,9 @@ static void fail(struct fm_manager *m, const char *id, const char *failed_in, en
 
 static void wait_for_cancel(struct fm_manager *m, const char *id)
 {
-    json_auto_t *progress =
-        json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f}", "type", "progress", "migration", id,
-                  "phase", "EXECUTION", "percent", 45, "bytes", 45 << 20, "remaining", 55 << 20,
-                  "mib_per_s", 123.4);
+    json_auto_t *progress = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f}", "type", "progress",
+                                      "migration", id, "phase", "EXECUTION", "percent", 45, "bytes",
+                                      45 << 20, "remaining", 55 << 20, "mib_per_s", 123.4);
 
     fake_manager_emit(m, progress);
     pthread_mutex_lock(&m->lock);
@@ -317,22 +315,33 @@ static void *run_job(void *arg)
     return NULL;
 }
 
+static bool has(struct fm_manager *m, const json_t *from, const char *key)
+{
+    bool found;
+
+    pthread_mutex_lock(&m->lock);
+    found = json_object_get(from, key) != NULL;
+    pthread_mutex_unlock(&m->lock);
+    return found;
+}
+
 json_t *fm_manager_migrate(struct fm_manager *m, const json_t *request, struct fm_error *err)
 {
     const char *container = json_string_value(json_object_get(request, "container"));
     const char *destination = json_string_value(json_object_get(request, "destination"));
     struct job *job;
+    json_t *doc;
     char *id;
 
     if (!container || !destination) {
         fm_error_set(err, FM_E_INVALID, "'container' and 'destination' are needed");
         return NULL;
     }
-    if (!json_object_get(m->containers, container)) {
+    if (!has(m, m->containers, container)) {
         fm_error_set(err, FM_E_NOT_FOUND, "there is no container '%s'", container);
         return NULL;
     }
-    if (!json_object_get(m->hosts, destination)) {
+    if (!has(m, m->hosts, destination)) {
         fm_error_set(err, FM_E_NOT_FOUND, "there is no host '%s'", destination);
         return NULL;
     }
@@ -355,13 +364,10 @@ json_t *fm_manager_migrate(struct fm_manager *m, const json_t *request, struct f
         abort();
     m->running++;
     pthread_mutex_unlock(&m->lock);
-    {
-        json_t *doc = copy(m, m->migrations, id, "migration", err);
-
-        if (pthread_create(&m->threads[m->thread_count++], NULL, run_job, job) != 0)
-            abort();
-        return doc;
-    }
+    doc = copy(m, m->migrations, id, "migration", err);
+    if (pthread_create(&m->threads[m->thread_count++], NULL, run_job, job) != 0)
+        abort();
+    return doc;
 }
 
 json_t *fm_manager_check(struct fm_manager *m, const char *container, const char *destination,
@@ -463,7 +469,8 @@ json_t *fm_manager_container_exec(struct fm_manager *m, const char *name, const 
         return NULL;
     }
     out = fm_xstrdup("");
-    json_array_foreach (command, i, word) {
+    json_array_foreach(command, i, word)
+    {
         fm_autofree char *before = FM_MOVE(out);
 
         out = fm_strf("%s%s\n", before, json_string_value(word));

@@ -95,7 +95,8 @@ static void same_file(const struct fixture *f, const char *name)
     assert_memory_equal(x, y, n);
 }
 
-/* --- the receiving side, as a destination does it: IMAGE frames until FROZEN ------------------------ */
+/* --- the receiving side, as a destination does it: IMAGE frames until FROZEN
+ * ------------------------ */
 
 static int receive_frames(struct fixture *f)
 {
@@ -163,7 +164,8 @@ static void wait_sent(const struct fixture *f, uint64_t bytes)
     assert_true(fm_connection_sent(f->pair.a) >= bytes);
 }
 
-/* --- tests --------------------------------------------------------------------------------------------- */
+/* --- tests
+ * --------------------------------------------------------------------------------------------- */
 
 static void images_arrive_while_they_are_written(void **state)
 {
@@ -288,7 +290,8 @@ static void more_than_was_reserved_is_refused(void **state)
     assert_true(written <= f->max_bytes);
 }
 
-/* A restore that was armed early has read descriptors.json already; the one that comes replaces it. */
+/* A restore that was armed early has read descriptors.json already; the one that comes replaces it.
+ */
 static void a_file_that_is_there_is_replaced_not_followed(void **state)
 {
     struct fixture *f = *state;
@@ -308,7 +311,8 @@ static void a_file_that_is_there_is_replaced_not_followed(void **state)
     assert_string_equal(text, "keep");
 }
 
-/* --- hostile senders ----------------------------------------------------------------------------------------- */
+/* --- hostile senders
+ * ----------------------------------------------------------------------------------------- */
 
 static void send_image(struct fixture *f, const char *name, json_int_t offset, const char *text)
 {
@@ -326,8 +330,8 @@ static void send_image(struct fixture *f, const char *name, json_int_t offset, c
 
 static void unusable_names_are_refused(void **state)
 {
-    static const char *const names[] = {"../evil", "/tmp/fm-evil", "a/b", ".", "..", ".hidden", "",
-                                        "a b",     "a\nb"};
+    static const char *const names[] = {"../evil", "/tmp/fm-evil", "a/b", ".", "..", ".hidden",
+                                        "",        "a b",          "a\nb"};
     struct fixture *f = *state;
 
     for (size_t i = 0; i < FM_COUNT(names); i++) {
@@ -397,16 +401,20 @@ static void the_manifest_must_match(void **state)
 
     static const char ok[] = "[{s:s,s:i,s:s},{s:s,s:i,s:s}]";
 #define FILE_(name, bytes, digest) "name", name, "bytes", bytes, "digest", digest
-    assert_int_equal(receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da),
-                                                        FILE_("b.img", 0, db))), 0);
-    assert_int_equal(receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, db),
-                                                        FILE_("b.img", 0, db))), -FM_E_CHECKSUM);
-    assert_int_equal(receive_with_manifest(f, json_pack(ok, FILE_("a.img", 4, da),
-                                                        FILE_("b.img", 0, db))), -FM_E_CHECKSUM);
-    assert_int_equal(receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da),
-                                                        FILE_("c.img", 0, db))), -FM_E_CHECKSUM);
-    assert_int_equal(receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da),
-                                                        FILE_("a.img", 5, da))), -FM_E_PROTOCOL);
+    assert_int_equal(
+        receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da), FILE_("b.img", 0, db))), 0);
+    assert_int_equal(
+        receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, db), FILE_("b.img", 0, db))),
+        -FM_E_CHECKSUM);
+    assert_int_equal(
+        receive_with_manifest(f, json_pack(ok, FILE_("a.img", 4, da), FILE_("b.img", 0, db))),
+        -FM_E_CHECKSUM);
+    assert_int_equal(
+        receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da), FILE_("c.img", 0, db))),
+        -FM_E_CHECKSUM);
+    assert_int_equal(
+        receive_with_manifest(f, json_pack(ok, FILE_("a.img", 5, da), FILE_("a.img", 5, da))),
+        -FM_E_PROTOCOL);
     assert_int_equal(receive_with_manifest(f, json_pack("[{s:s,s:i,s:s}]", FILE_("a.img", 5, da))),
                      -FM_E_CHECKSUM);
     assert_int_equal(receive_with_manifest(f, json_pack("[i,i]", 1, 2)), -FM_E_PROTOCOL);

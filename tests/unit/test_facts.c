@@ -218,7 +218,8 @@ static char use_everything_ordinary(int inherited)
     fd = timerfd_create(CLOCK_MONOTONIC, 0);
     timerfd_settime(fd, 0, &in_an_hour, NULL);
     tcp = socket(AF_INET, SOCK_STREAM, 0);
-    if (listen(tcp, 5) < 0 || socket(AF_INET6, SOCK_DGRAM, 0) < 0 || socket(AF_INET, SOCK_RAW, 1) < 0)
+    if (listen(tcp, 5) < 0 || socket(AF_INET6, SOCK_DGRAM, 0) < 0 ||
+        socket(AF_INET, SOCK_RAW, 1) < 0)
         return '2';
     if (socket(AF_PACKET, SOCK_RAW, 0) < 0 ||
         bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (void *)&all, sizeof(all)) < 0)
@@ -684,12 +685,13 @@ static void mounts_devices_and_terminal_come_from_the_configuration(void **state
     const json_t *mounts;
 
     (void)state;
-    container.config = json_pack(
-        "{s:{s:b}, s:[{s:s,s:s,s:s}, {s:s,s:s,s:s,s:[s]}, {s:s,s:s,s:s}], s:{s:[{s:s,s:s,s:i,s:i}]}}",
-        "process", "terminal", 1, "mounts", "destination", "/proc", "type", "proc", "source",
-        "proc", "destination", "/etc/hosts", "type", "none", "source", "/etc/hosts", "options",
-        "rbind", "destination", "/data", "type", "bind", "source", "/srv/data", "linux", "devices",
-        "path", "/dev/fuse", "type", "c", "major", 10, "minor", 229);
+    container.config = json_pack("{s:{s:b}, s:[{s:s,s:s,s:s}, {s:s,s:s,s:s,s:[s]}, {s:s,s:s,s:s}], "
+                                 "s:{s:[{s:s,s:s,s:i,s:i}]}}",
+                                 "process", "terminal", 1, "mounts", "destination", "/proc", "type",
+                                 "proc", "source", "proc", "destination", "/etc/hosts", "type",
+                                 "none", "source", "/etc/hosts", "options", "rbind", "destination",
+                                 "/data", "type", "bind", "source", "/srv/data", "linux", "devices",
+                                 "path", "/dev/fuse", "type", "c", "major", 10, "minor", 229);
     container.volumes = volumes;
     container.volume_count = 2;
     assert_int_equal(subject_start(&s, &trait), READY);

@@ -97,7 +97,8 @@ static void other_paths_are_refused_and_change_nothing(void **state)
     }
 }
 
-/* Whatever is tried, it ends: no sequence of transitions is longer than eight, and no state follows a final one. */
+/* Whatever is tried, it ends: no sequence of transitions is longer than eight, and no state follows
+ * a final one. */
 static int longest_from(struct fm_fsm fsm)
 {
     int longest = 0;

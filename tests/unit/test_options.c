@@ -81,8 +81,7 @@ static void bad_requests_are_refused_by_name(void **state)
         {"{\"container\":\"a\",\"destination\":\"b\",\"timeout_ms\":0}", "'timeout_ms'"},
         {"{\"container\":\"a\",\"destination\":\"b\",\"execution_timeout_ms\":86400001}",
          "'execution_timeout_ms'"},
-        {"{\"container\":\"a\",\"destination\":\"b\",\"bandwidth_bytes\":-1}",
-         "'bandwidth_bytes'"},
+        {"{\"container\":\"a\",\"destination\":\"b\",\"bandwidth_bytes\":-1}", "'bandwidth_bytes'"},
         {"{\"container\":\"a\",\"destination\":\"b\",\"dry_run\":1}", "'dry_run'"},
     };
 

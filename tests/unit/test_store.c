@@ -90,8 +90,8 @@ static void lists_are_ordered_by_key(void **state)
     json_auto_t *list = f->store.ops->list(f->store.ctx, "host", &f->err);
     assert_int_equal(json_array_size(list), 3);
     for (size_t i = 0; i < 3; i++)
-        assert_int_equal(
-            json_integer_value(json_object_get(json_array_get(list, i), "value")), i + 1);
+        assert_int_equal(json_integer_value(json_object_get(json_array_get(list, i), "value")),
+                         i + 1);
     json_auto_t *none = f->store.ops->list(f->store.ctx, "nothing", &f->err);
     assert_int_equal(json_array_size(none), 0);
 }
@@ -151,7 +151,8 @@ static void a_decision_survives_the_death_of_its_writer(void **state)
     assert_true(decided && commit);
 }
 
-/* --- threads ------------------------------------------------------------------------------------- */
+/* --- threads -------------------------------------------------------------------------------------
+ */
 
 struct voter {
     struct fixture *f;
@@ -196,7 +197,8 @@ static void threads_see_one_decision(void **state)
         assert_int_equal(voters[i].commits, voters[0].commits);
 }
 
-/* --- databases that are not ours -------------------------------------------------------------------- */
+/* --- databases that are not ours
+ * -------------------------------------------------------------------- */
 
 static void alter(struct fixture *f, const char *sql)
 {

@@ -68,7 +68,7 @@ static void unlinked_verify(void)
 
     unlinked_fill(words, unlinked_version);
     if (pread(unlinked_fd, read_words, sizeof(words), 0) != (ssize_t)sizeof(words) ||
-        memcmp(words, read_words, sizeof(words)))
+        memcmp(words, read_words, sizeof(words)) != 0)
         sink_fail("unlinked: content differs");
     if (lseek(unlinked_fd, 0, SEEK_CUR) != UNLINKED_OFFSET)
         sink_fail("unlinked: the offset differs");
@@ -288,7 +288,7 @@ static void self_verify(void)
 
     self_read(&now);
     now.parent = self.parent; /* outside the container: may change */
-    if (memcmp(&now, &self, sizeof(now)))
+    if (memcmp(&now, &self, sizeof(now)) != 0)
         sink_fail("self: pid, session, user, umask, nice, directory or name changed");
 }
 

@@ -12,10 +12,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
-#define PULSE_NS 10000000
 #define MAX_OUTGOING 64
 
 struct link {
@@ -341,14 +339,10 @@ void net_disconnect(void)
 
 /* ---- the subject ---------------------------------------------------------------------------- */
 
-static void pulse(struct watch *watch, uint32_t events)
+static void net_pulse(void)
 {
     static unsigned int count;
-    uint64_t expirations;
 
-    (void)events;
-    if (read(watch->fd, &expirations, sizeof(expirations)) < 0)
-        return;
     send_outgoing();
     if (++count % 5 == 0)
         stream_to_half_closed();
@@ -356,13 +350,8 @@ static void pulse(struct watch *watch, uint32_t events)
 
 static void net_start(void)
 {
-    struct itimerspec period = {.it_interval.tv_nsec = PULSE_NS, .it_value.tv_nsec = PULSE_NS};
     struct sockaddr_in at = wl_address(sink_options.address, sink_options.port);
-    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 
-    if (timer < 0 || timerfd_settime(timer, 0, &period, NULL))
-        wl_die("timerfd: %s", strerror(errno));
-    sink_watch(timer, EPOLLIN, pulse, NULL);
     listener = sink_watch(wl_tcp_listen(&at), EPOLLIN, incoming_accept, NULL);
     sink_watch(wl_udp_bind(&at), EPOLLIN, udp_echo, NULL);
 }
@@ -401,6 +390,7 @@ static void net_describe(FILE *out)
 
 const struct subject subject_net = {.name = "net",
                                     .start = net_start,
+                                    .pulse = net_pulse,
                                     .verify = net_verify,
                                     .corrupt = net_corrupt,
                                     .describe = net_describe};

@@ -13,6 +13,7 @@
 struct subject {
     const char *name;
     void (*start)(void);
+    void (*pulse)(void);         /**< every 10 ms */
     void (*tick)(void);          /**< every 100 ms */
     void (*verify)(void);        /**< complains through sink_fail() */
     uint64_t (*progress)(void);  /**< must grow by itself, or SINK_IDLE when nothing is due */

@@ -194,7 +194,7 @@ static int control_read(struct hog *hog, int fd, struct control *control)
 /* Dirties what is due; a silence such as a freeze is not made up for. */
 static void dirty_due(struct hog *hog)
 {
-    static double credit;
+    static uint64_t credit_us; /* microseconds times pages per second */
     static uint64_t last_us;
     uint64_t now = wl_now_us();
     uint64_t elapsed = last_us ? now - last_us : 0;
@@ -202,8 +202,10 @@ static void dirty_due(struct hog *hog)
     last_us = now;
     if (elapsed > 20 * TICK_US)
         elapsed = 20 * TICK_US;
-    for (credit += (double)elapsed * (double)hog->rate / 1e6; credit >= 1; credit--)
+    credit_us += elapsed * hog->rate;
+    for (uint64_t due = credit_us / 1000000; due > 0; due--)
         dirty_one(hog);
+    credit_us %= 1000000;
     for (int i = 0; i < VERIFY_PER_TICK; i++)
         page_verify(hog, hog->verify_next++ % hog->pages);
 }

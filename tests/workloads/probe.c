@@ -430,7 +430,7 @@ int main(int argc, char **argv)
     probe.mode = strcmp(argv[optind], "udp") == 0       ? UDP
                  : strcmp(argv[optind], "connect") == 0 ? CONNECT
                                                         : TCP;
-    if (probe.mode == TCP && strcmp(argv[optind], "tcp"))
+    if (probe.mode == TCP && strcmp(argv[optind], "tcp") != 0)
         wl_die("%s", usage);
     probe.gaps.threshold_us = GAP_THRESHOLD_US + probe.interval_us;
     probe.samples = wl_alloc(probe.count, sizeof(*probe.samples));

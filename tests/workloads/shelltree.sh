@@ -14,6 +14,7 @@ mkfifo "$fifo" || exit 2
 # Without their last stages the others end by a broken pipe.
 finish() {
     trap '' TERM INT USR1
+    # shellcheck disable=SC2086
     kill $stages 2>/dev/null
     rm -f "$fifo"
     exit "$1"

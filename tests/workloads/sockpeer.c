@@ -323,7 +323,7 @@ static void open_everything(void)
     snprintf(question, sizeof(question), "connect %s %d %" PRIu64, inet_ntoa(here.sin_addr),
              ntohs(port), groups[ACCEPTED].wanted);
     reply = ask(question, 5000000);
-    if (!reply || strcmp(reply, "ok"))
+    if (!reply || strcmp(reply, "ok") != 0)
         wl_die("the sink did not connect: %s", reply ? reply : "no answer");
 }
 
