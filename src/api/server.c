@@ -299,7 +299,7 @@ static int start_tcp(struct fm_api_server *server, const struct fm_api_config *c
     if (!server->tcp)
         return fm_error_set(err, FM_E_FAILED, "cannot start the HTTPS server on port %d",
                             server->port);
-    fd = -1;
+    (void)FM_MOVE_FD(fd); /* libmicrohttpd closes it */
     return 0;
 }
 
@@ -318,7 +318,7 @@ static int start_local(struct fm_api_server *server, const struct fm_api_config 
     if (!server->local)
         return fm_error_set(err, FM_E_FAILED, "cannot start the HTTP server on %s",
                             config->socket_path);
-    fd = -1;
+    (void)FM_MOVE_FD(fd); /* libmicrohttpd closes it */
     return 0;
 }
 

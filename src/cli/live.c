@@ -65,7 +65,7 @@ void cli_live_draw(struct cli_live *live)
     fm_autofree char *middle = numbers(live->progress);
     fm_autofree char *line = NULL;
 
-    if (live->silent || !live->terminal)
+    if (live->silent || live->paused || !live->terminal)
         return;
     line = fm_strf("%-12s%s  %.1f s", live->state, middle,
                    (double)(fm_now_ms() - live->started_ms) / 1000);
@@ -81,12 +81,25 @@ void cli_live_progress(struct cli_live *live, const json_t *event)
     cli_live_draw(live);
 }
 
+/* Numbers of another state would mislead. */
+static void forget_progress(struct cli_live *live)
+{
+    if (fm_streq(json_string_value(json_object_get(live->progress, "phase")), live->state))
+        return;
+    json_decref(live->progress);
+    live->progress = NULL;
+}
+
 void cli_live_document(struct cli_live *live, const json_t *doc)
 {
     const json_t *transitions = json_object_get(doc, "transitions");
     char state[32], to[32], message[256];
 
-    snprintf(live->state, sizeof(live->state), "%s", cli_text(doc, "state", state, sizeof(state)));
+    if (!fm_streq(live->state, cli_text(doc, "state", state, sizeof(state)))) {
+        snprintf(live->state, sizeof(live->state), "%s",
+                 cli_text(doc, "state", state, sizeof(state)));
+        forget_progress(live);
+    }
     for (; live->shown < json_array_size(transitions); live->shown++) {
         const json_t *transition = json_array_get(transitions, live->shown);
 

@@ -7,6 +7,7 @@
 struct cli_live {
     bool terminal, silent;
     bool drawn;   /* the live line is on the screen */
+    bool paused;  /* a question stands there instead */
     size_t shown; /* transitions that were printed */
     uint64_t started_ms;
     char state[32];

@@ -193,7 +193,7 @@ static void cancel(struct watch *watch)
     fm_autofree char *path = cli_path("migrations", watch->id, "");
     struct fm_error err = {0};
 
-    watch->asking = false;
+    watch->asking = watch->live.paused = false;
     watch->cancelled = true;
     cli_live_clear(&watch->live);
     if (fm_client_request(watch->watcher->requests, "DELETE", path, NULL, NULL, &err) < 0)
@@ -216,7 +216,7 @@ static void on_interrupt(struct watch *watch)
     } else {
         cli_live_clear(&watch->live);
         fprintf(stderr, "\ncancel the migration? again ^C to cancel, or y: ");
-        watch->asking = true;
+        watch->asking = watch->live.paused = true;
     }
 }
 
@@ -225,7 +225,7 @@ static void on_answer(struct watch *watch)
     char line[64] = "";
     ssize_t n = read(STDIN_FILENO, line, sizeof(line) - 1);
 
-    watch->asking = false;
+    watch->asking = watch->live.paused = false;
     if (n > 0 && (line[0] == 'y' || line[0] == 'Y'))
         cancel(watch);
 }
@@ -258,8 +258,7 @@ static int step(struct watch *watch, struct fm_error *err)
         on_answer(watch);
     if (changed || fm_now_ms() >= watch->next_poll_ms)
         return refresh(watch, err);
-    if (!watch->asking)
-        cli_live_draw(&watch->live);
+    cli_live_draw(&watch->live);
     return 0;
 }
 

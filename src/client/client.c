@@ -77,8 +77,10 @@ static int check_file(const char *what, const char *option, const char *path, st
     if (!path)
         return fm_error_set(err, FM_E_USAGE, "a connection over TLS needs %s; give %s FILE", what,
                             option);
-    if (access(path, R_OK) < 0)
-        return fm_error_errno(err, errno, "cannot read %s %s", what, path);
+    if (access(path, R_OK) < 0) {
+        fm_error_errno(err, errno, "cannot read %s %s", what, path);
+        return fm_error_recode(err, FM_E_USAGE);
+    }
     return 0;
 }
 

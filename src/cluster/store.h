@@ -1,4 +1,5 @@
-/* Registry and decision records behind one table of functions: SQLite now, etcd with many managers. */
+/* Registry and decision records behind one table of functions: SQLite now, etcd with many managers.
+ */
 #ifndef FM_CLUSTER_STORE_H
 #define FM_CLUSTER_STORE_H
 
@@ -16,9 +17,10 @@ struct fm_store_ops {
     json_t *(*get)(void *ctx, const char *kind, const char *key, struct fm_error *err);
     /* Array of documents ordered by key; new reference. */
     json_t *(*list)(void *ctx, const char *kind, struct fm_error *err);
-    int (*remove)(void *ctx, const char *kind, const char *key, struct fm_error *err); /* missing: NOT_FOUND */
-    /* The decision of a migration, written once and for all and durably (fsync) before it returns: the first of
-     * commit/abort wins; *commit tells which one stands. */
+    int (*remove)(void *ctx, const char *kind, const char *key,
+                  struct fm_error *err); /* missing: NOT_FOUND */
+    /* The decision of a migration, written once and for all and durably (fsync) before it returns:
+     * the first of commit/abort wins; *commit tells which one stands. */
     int (*decide)(void *ctx, const char *migration, bool want_commit, bool *commit,
                   struct fm_error *err);
     /* *decided false when there is no record. */

@@ -17,14 +17,13 @@
 #define APPLICATION_ID 0x464d5247 /* "FMRG" in the file's header */
 #define BUSY_TIMEOUT_MS 5000
 
-static const char schema[] =
-    "CREATE TABLE documents("
-    " kind TEXT NOT NULL, key TEXT NOT NULL, doc TEXT NOT NULL,"
-    " PRIMARY KEY(kind, key)) WITHOUT ROWID;"
-    "CREATE TABLE decisions("
-    " migration TEXT NOT NULL PRIMARY KEY,"
-    " committed INTEGER NOT NULL CHECK(committed IN (0, 1)),"
-    " decided_at_us INTEGER NOT NULL) WITHOUT ROWID;";
+static const char schema[] = "CREATE TABLE documents("
+                             " kind TEXT NOT NULL, key TEXT NOT NULL, doc TEXT NOT NULL,"
+                             " PRIMARY KEY(kind, key)) WITHOUT ROWID;"
+                             "CREATE TABLE decisions("
+                             " migration TEXT NOT NULL PRIMARY KEY,"
+                             " committed INTEGER NOT NULL CHECK(committed IN (0, 1)),"
+                             " decided_at_us INTEGER NOT NULL) WITHOUT ROWID;";
 
 enum statement { PUT, GET, LIST, REMOVE, DECIDE, DECISION, STATEMENTS };
 
@@ -46,7 +45,8 @@ struct registry {
     pthread_mutex_t lock; /* one statement runs at a time */
 };
 
-/* --- errors ---------------------------------------------------------------------------------------- */
+/* --- errors
+ * ---------------------------------------------------------------------------------------- */
 
 static int registry_failed(const struct registry *r, const char *what, struct fm_error *err)
 {
@@ -71,7 +71,8 @@ static int registry_failed(const struct registry *r, const char *what, struct fm
     }
 }
 
-/* --- opening ----------------------------------------------------------------------------------------- */
+/* --- opening
+ * ----------------------------------------------------------------------------------------- */
 
 static int execute(struct registry *r, const char *sql, const char *what, struct fm_error *err)
 {
@@ -135,7 +136,8 @@ static int check_schema(struct registry *r, struct fm_error *err)
                               version);
 }
 
-/* Under an immediate transaction, so that two programs that start at once agree on who creates it. */
+/* Under an immediate transaction, so that two programs that start at once agree on who creates it.
+ */
 static int prepare_schema(struct registry *r, struct fm_error *err)
 {
     int rc = execute(r, "BEGIN IMMEDIATE", "lock it", err);
@@ -159,8 +161,8 @@ static int prepare_statements(struct registry *r, struct fm_error *err)
     return 0;
 }
 
-/* Readable by the owner alone. SQLite gives its log the same mode. The name is made durable too: a decision must
- * not vanish with its file. */
+/* Readable by the owner alone. SQLite gives its log the same mode. The name is made durable too: a
+ * decision must not vanish with its file. */
 static int create_file(const char *path, struct fm_error *err)
 {
     fm_autofree char *dir = fm_xstrdup(path);
@@ -206,7 +208,8 @@ static void registry_free(struct registry *r)
     free(r);
 }
 
-/* --- statements: begin locks and binds, end resets and unlocks ---------------------------------------- */
+/* --- statements: begin locks and binds, end resets and unlocks
+ * ---------------------------------------- */
 
 static sqlite3_stmt *begin(struct registry *r, enum statement which, const char *first,
                            const char *second, const char *third)
@@ -245,7 +248,8 @@ static json_t *column_document(const struct registry *r, sqlite3_stmt *statement
     return doc;
 }
 
-/* --- the interface -------------------------------------------------------------------------------------- */
+/* --- the interface
+ * -------------------------------------------------------------------------------------- */
 
 static int sqlite_put(void *ctx, const char *kind, const char *key, const json_t *doc,
                       struct fm_error *err)
@@ -342,8 +346,8 @@ static int read_decision(struct registry *r, const char *migration, bool *decide
     return rc;
 }
 
-/* With synchronous=FULL every commit ends with an fsync of the write-ahead log (SQLite, "PRAGMA synchronous").
- * A record of somebody else's that is found instead was written by the same rule. */
+/* With synchronous=FULL every commit ends with an fsync of the write-ahead log (SQLite, "PRAGMA
+ * synchronous"). A record of somebody else's that is found instead was written by the same rule. */
 static int write_decision(struct registry *r, sqlite3_stmt *statement, bool want_commit,
                           struct fm_error *err)
 {

@@ -217,7 +217,7 @@ int fm_bundle_create(const struct fm_bundle_config *config, struct fm_container 
 {
     static const struct fm_strv none = {0};
     struct fm_error own = {0};
-    struct fm_bundle b;
+    struct fm_bundle b = {0};
     int ret;
 
     if (!err)

@@ -37,7 +37,7 @@ int fm_bundle_create(const struct fm_bundle_config *config, struct fm_container 
 int fm_bundle_mount(const struct fm_bundle *bundle, const struct fm_strv *lower,
                     struct fm_error *err);
 int fm_bundle_unmount(const struct fm_bundle *bundle, struct fm_error *err);
-/* Unmounts and removes everything; missing is fine. Keeps the log with keep_log (as <dir>/log). */
+/* Unmounts and removes everything; missing is fine. */
 int fm_bundle_remove(const struct fm_bundle *bundle, struct fm_error *err);
 
 #endif

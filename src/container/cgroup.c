@@ -167,9 +167,9 @@ int fm_cgroup_processes(const struct fm_cgroup *cg, pid_t **pids, size_t *count,
 
 /* ---- Freezing ---- */
 
-static void pause_ms(long ms)
+static void pause_briefly(void)
 {
-    struct timespec t = {.tv_nsec = ms * 1000000};
+    struct timespec t = {.tv_nsec = 200000};
 
     nanosleep(&t, NULL);
 }
@@ -232,7 +232,7 @@ static int set_freezer(const struct freezer *f, bool frozen, uint64_t timeout_ms
                 err, FM_E_TIMEOUT,
                 "cgroup '%s' is not %s after %llu ms: a process hangs in the kernel", f->dir,
                 frozen ? "frozen" : "thawed", (unsigned long long)timeout_ms);
-        pause_ms(1);
+        pause_briefly();
         /* v1 may stay in FREEZING until it is told again. */
         if (f->is == v1_is)
             ret = poke(f->dir, f->file, f->word[frozen], err);
@@ -259,6 +259,22 @@ static int thaw(const char *v1, const char *v2, uint64_t timeout_ms, struct fm_e
     return ret;
 }
 
+/* Whatever led here: we must not stop ourselves, nor the host with us. */
+static int check_not_ours(const struct fm_cgroup *cg, struct fm_error *err)
+{
+    for (size_t i = 0; i < cg->dirs.count; i++) {
+        struct pid_list list = processes_in(cg->dirs.items[i]);
+        bool ours = has_pid(&list, getpid());
+
+        free(list.items);
+        if (ours)
+            return fm_error_set(err, FM_E_REFUSED,
+                                "cgroup '%s' is not of the container alone: this program is in it",
+                                cg->dirs.items[i]);
+    }
+    return 0;
+}
+
 int fm_cgroup_freeze(const struct fm_cgroup *cg, bool frozen, uint64_t timeout_ms,
                      struct fm_error *err)
 {
@@ -266,6 +282,8 @@ int fm_cgroup_freeze(const struct fm_cgroup *cg, bool frozen, uint64_t timeout_m
     const char *v2 = dir_with(cg, "cgroup.freeze");
     struct freezer f;
 
+    if (frozen && check_not_ours(cg, err) < 0)
+        return -FM_E_REFUSED;
     if (!v1 && !v2)
         return fm_error_set(err, FM_E_NOT_FOUND, "the container has no cgroup that can be frozen");
     if (!frozen)
@@ -308,6 +326,8 @@ int fm_cgroup_kill(const struct fm_cgroup *cg, struct fm_error *err)
     const char *v1 = dir_with(cg, "freezer.state");
     const char *v2 = dir_with(cg, "cgroup.freeze");
 
+    if (check_not_ours(cg, err) < 0)
+        return -FM_E_REFUSED;
     if (v1 || v2)
         fm_cgroup_freeze(cg, true, KILL_FREEZE_MS, NULL);
     for (size_t i = 0; i < cg->dirs.count; i++) {
@@ -337,7 +357,7 @@ static void remove_dir(const char *dir, void *ctx)
             snprintf(r->busy, sizeof(r->busy), "%s", dir);
             return;
         }
-        pause_ms(1);
+        pause_briefly();
     }
 }
 

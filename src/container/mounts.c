@@ -48,11 +48,11 @@ static void list_mounts(FILE *mounts, const char *dir, struct fm_strv *found)
 int fm_unmount_below(const char *dir, struct fm_error *err)
 {
     fm_autofree char *real = realpath(dir, NULL);
-    fm_autofclose FILE *mounts = fopen("/proc/self/mountinfo", "re");
     fm_cleanup(fm_strv_free) struct fm_strv found = {0};
 
     if (!real)
         return 0;
+    fm_autofclose FILE *mounts = fopen("/proc/self/mountinfo", "re");
     if (!mounts)
         return fm_error_errno(err, errno, "cannot read /proc/self/mountinfo");
     list_mounts(mounts, real, &found);

@@ -4,7 +4,8 @@
 
 #include "base/error.h"
 
-/* Unmounts everything that is mounted below the directory `dir` (not on it), the latest first. Missing is fine. */
+/* Unmounts everything that is mounted below the directory `dir` (not on it), the latest first.
+ * Missing is fine. */
 int fm_unmount_below(const char *dir, struct fm_error *err);
 
 #endif

@@ -19,12 +19,13 @@ struct fm_runtime_state {
     char rootfs[512];
 };
 
-/* A running `checkpoint` or `restore` of the runtime: a subprocess that ends by itself. */
+/* A running `checkpoint` or `restore` of the runtime. The process is the shim, which survives this
+ * one, with the runtime below it; after a restore it stays with the container. */
 struct fm_runtime_job {
-    pid_t pid;
+    pid_t pid;           /* of the shim */
     uint64_t start_time; /* fm_process_start_time, for the journal */
-    int pidfd;           /* readable when it has ended */
-    char log[512];       /* what the runtime printed; CRIU's own log is in the work directory */
+    int pidfd;     /* readable when the runtime has ended; job_wait then closes it and sets -1 */
+    char log[512]; /* what the runtime printed; CRIU's own log is in the same directory */
 };
 
 struct fm_runtime_checkpoint {
@@ -72,7 +73,10 @@ struct fm_runtime_ops {
      * 0 waits for ever. */
     int (*job_wait)(void *ctx, struct fm_runtime_job *job, uint64_t timeout_ms,
                     struct fm_error *err);
-    /* SIGKILL to a job and everything below it that it started (runc, interposer, criu). */
+    /* SIGKILL to everything that the job started (runc, interposer, criu) and waits until it is
+     * gone, then unmounts what CRIU had mounted in the work directory. Spares tasks of the
+     * container: see destroy_processes. Needs only pid, start_time and log, so it works from the
+     * journal. job_wait afterwards says that the runtime was killed. */
     void (*job_kill)(void *ctx, struct fm_runtime_job *job);
     /* The container's cgroup, v1 or v2. Frozen tasks run no instruction, whoever traces them. */
     int (*freeze)(void *ctx, const char *id, bool frozen, struct fm_error *err);

@@ -29,7 +29,6 @@
 
 struct shim {
     const char *pid_file;
-    char *const *argv;
     int status_fd;
     int runtime_log;
     int log;      /* -1 without a container */
@@ -209,19 +208,19 @@ static bool reap(struct shim *s)
 
 /* ---- Start ---- */
 
-static void run_child(const struct shim *s, int out)
+static void run_child(const struct shim *s, char *const *argv, int out)
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
     if (null >= 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 && dup2(out, 2) == 2) {
         sigprocmask(SIG_SETMASK, &s->old_mask, NULL);
-        execvp(s->argv[0], s->argv);
+        execvp(argv[0], argv);
     }
-    dprintf(2, "cannot run '%s': %s\n", s->argv[0], strerror(errno));
+    dprintf(2, "cannot run '%s': %s\n", argv[0], strerror(errno));
     _exit(127);
 }
 
-static int start_runtime(struct shim *s)
+static int start_runtime(struct shim *s, char *const *argv)
 {
     int ends[2] = {-1, s->runtime_log};
 
@@ -233,7 +232,7 @@ static int start_runtime(struct shim *s)
     }
     s->runtime = fork();
     if (s->runtime == 0)
-        run_child(s, ends[1]);
+        run_child(s, argv, ends[1]);
     if (s->log >= 0)
         close(ends[1]);
     return s->runtime < 0 ? -1 : 0;
@@ -342,7 +341,6 @@ static int parse(struct shim *s, int argc, char *argv[])
         else
             return usage();
     }
-    s->argv = argv + optind;
     if (optind >= argc || !runtime_log || !log != !exit_path)
         return usage();
     if (s->status_fd >= 0 && fcntl(s->status_fd, F_SETFD, FD_CLOEXEC) < 0)
@@ -372,7 +370,8 @@ int main(int argc, char *argv[])
 
     if (code != 0)
         return code;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 || hold_signals(&s) < 0 || start_runtime(&s) < 0)
-        return complain(&s, s.argv[0]);
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 || hold_signals(&s) < 0 ||
+        start_runtime(&s, argv + optind) < 0)
+        return complain(&s, argv[optind]);
     _exit(stay(&s));
 }

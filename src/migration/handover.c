@@ -173,6 +173,18 @@ static int arm(struct fm_migration *m, struct fm_error *err)
                      m->options.execution_timeout_ms, err);
 }
 
+/* What the container knows of its neighbours; without it the destination asks by ARP. */
+static json_t *neighbours(struct fm_migration *m)
+{
+    struct fm_components *p = m->parts;
+    struct fm_error err = {0};
+    json_t *list = NULL;
+    if (m->has_endpoint &&
+        p->network.ops->neighbours(p->network.ctx, &m->endpoint, &list, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Neighbours of %s: %s.", m->container->name, err.text);
+    return list ? list : json_array();
+}
+
 /* All tasks are seized. From here on packets wait, and the images start to travel while CRIU writes
  * them. */
 static int on_frozen(void *arg, struct fm_error *err)
@@ -214,7 +226,8 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)
-        rc = call_void(m, FM_FRAME_FROZEN, json_pack("{s:O}", "manifest", manifest),
+        rc = call_void(m, FM_FRAME_FROZEN,
+                       json_pack("{s:O, s:o}", "manifest", manifest, "neighbours", neighbours(m)),
                        m->options.execution_timeout_ms, err);
     m->stats.restore_ms = ms_since(since);
     return rc;

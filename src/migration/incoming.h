@@ -72,7 +72,8 @@ int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char
 int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const struct fm_frame *frame,
                       struct fm_error *err);
 int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err);
-int fm_incoming_freeze_over(struct fm_incoming *in, const json_t *manifest, struct fm_error *err);
+/* Body {"manifest","neighbours"}: everything has been sent. 0: READY. */
+int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err);
 /* FM_E_ROLLED_BACK: it cannot run here and everything is discarded, for good. */
 json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error *err);

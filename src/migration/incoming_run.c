@@ -36,13 +36,17 @@ static int renew_root(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : fm_bundle_mount(&in->bundle, &lower, err);
 }
 
-int fm_incoming_freeze_over(struct fm_incoming *in, const json_t *manifest, struct fm_error *err)
+int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     uint64_t bytes = 0;
     if (in->stage != FM_STAGE_ARMED)
         return fm_error_set(err, FM_E_PROTOCOL, "FROZEN in stage %s", fm_stage_text(in->stage));
-    int rc = fm_restore_receive_finish(FM_MOVE(in->receiver), manifest, &bytes, err);
+    int rc = fm_restore_receive_finish(FM_MOVE(in->receiver), json_object_get(body, "manifest"),
+                                       &bytes, err);
+    if (rc == 0 && in->has_endpoint)
+        rc = p->network.ops->set_neighbours(p->network.ctx, &in->endpoint,
+                                            json_object_get(body, "neighbours"), err);
     if (rc == 0)
         rc = renew_root(in, err);
     if (rc == 0)

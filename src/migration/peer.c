@@ -103,7 +103,7 @@ static json_t *on_incoming(struct conversation *v, const struct fm_frame *frame,
         answer = done(fm_incoming_arm(in, body, err));
         break;
     case FM_FRAME_FROZEN:
-        answer = done(fm_incoming_freeze_over(in, json_object_get(body, "manifest"), err));
+        answer = done(fm_incoming_frozen(in, body, err));
         break;
     case FM_FRAME_COMMIT:
         answer = fm_incoming_commit(in, err);

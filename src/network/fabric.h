@@ -66,6 +66,9 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
 /* inspect.c */
 int fm_endpoint_inspect(struct fm_fabric *fabric, pid_t pid, struct fm_endpoint *ep, bool *found,
                         bool *host, struct fm_error *err);
+/* neighbour.c */
+int fm_neighbours_read(const struct fm_endpoint *ep, json_t **list, struct fm_error *err);
+int fm_neighbours_write(const struct fm_endpoint *ep, json_t *list, struct fm_error *err);
 /* unrepair.c */
 int fm_unrepair(const pid_t *pids, size_t count, struct fm_error *err);
 

@@ -289,7 +289,23 @@ static int op_inspect(void *ctx, pid_t pid, struct fm_endpoint *ep, bool *found,
     return fm_endpoint_inspect(ctx, pid, ep, found, host, err);
 }
 
+static int op_neighbours(void *ctx, const struct fm_endpoint *ep, json_t **list,
+                         struct fm_error *err)
+{
+    (void)ctx;
+    return fm_neighbours_read(ep, list, err);
+}
+
+static int op_set_neighbours(void *ctx, const struct fm_endpoint *ep, json_t *list,
+                             struct fm_error *err)
+{
+    (void)ctx;
+    return fm_neighbours_write(ep, list, err);
+}
+
 const struct fm_network_ops fm_fabric_ops = {
+    .neighbours = op_neighbours,
+    .set_neighbours = op_set_neighbours,
     .endpoint = op_endpoint,
     .stage = op_stage,
     .unstage = op_unstage,

@@ -61,6 +61,12 @@ struct fm_network_ops {
     int (*hold_forward)(void *ctx, void *hold, const char *host, struct fm_error *err);
     void (*hold_end)(void *ctx, void *hold, struct fm_hold_counters *counters);
 
+    /* The link-layer addresses that the container knows, [{"ip","mac"}] (new reference), and putting them into the namespace of a
+     * staged endpoint, so that its first packets need no ARP. */
+    int (*neighbours)(void *ctx, const struct fm_endpoint *ep, json_t **list, struct fm_error *err);
+    int (*set_neighbours)(void *ctx, const struct fm_endpoint *ep, json_t *list,
+                          struct fm_error *err);
+
     /* Makes every TCP socket of these processes leave repair mode: what a CRIU killed in mid-dump forgot. */
     int (*unrepair)(void *ctx, const pid_t *pids, size_t count, struct fm_error *err);
 

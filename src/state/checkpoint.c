@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "state/image_file.h"
 
@@ -26,7 +27,10 @@ struct fm_checkpoint_sender {
     atomic_bool stop;
     pthread_t thread;
     struct fm_image_files files;
-    uint8_t *buffer; /* FM_STREAM_CHUNK */
+    uint8_t *buffer;      /* FM_STREAM_CHUNK */
+    json_t *bundle;       /* small files that wait for company; NULL: none */
+    uint8_t *bundle_data; /* FM_STREAM_CHUNK */
+    size_t bundle_used;
     uint64_t early_bytes;
     struct fm_error error; /* of the thread */
 };
@@ -44,19 +48,21 @@ static int stop_begin(struct fm_checkpoint_sender *s)
     return write(s->stop_fd, &one, sizeof(one)) == sizeof(one) ? 0 : -1;
 }
 
-/* --- one file -------------------------------------------------------------------------------------- */
+/* --- one file
+ * -------------------------------------------------------------------------------------- */
 
 static int announce(struct fm_checkpoint_sender *s, struct fm_image_file *file,
                     struct fm_error *err)
 {
-    json_auto_t *image = json_pack("{s:s,s:I}", "name", file->name, "offset",
-                                   (json_int_t)file->stream.bytes);
+    json_auto_t *image =
+        json_pack("{s:s,s:I}", "name", file->name, "offset", (json_int_t)file->stream.bytes);
 
     file->announced = true;
     return fm_connection_send_json(s->connection, FM_FRAME_IMAGE, image, err);
 }
 
-/* Sends what lies between what has travelled and `end`; `early` gives way when it is told to stop. */
+/* Sends what lies between what has travelled and `end`; `early` gives way when it is told to stop.
+ */
 static int send_content(struct fm_checkpoint_sender *s, struct fm_image_file *file, int fd,
                         uint64_t end, bool early, struct fm_error *err)
 {
@@ -119,7 +125,8 @@ static struct fm_image_file *find_or_add(struct fm_checkpoint_sender *s, const c
     return fm_image_files_add(&s->files, name, s->connection);
 }
 
-/* --- while the dump goes on ------------------------------------------------------------------------ */
+/* --- while the dump goes on
+ * ------------------------------------------------------------------------ */
 
 /* Whole chunks only: what is left over goes with the next, or at the end. */
 static int send_grown(struct fm_checkpoint_sender *s, struct fm_image_file *file,
@@ -194,7 +201,8 @@ static void *send_early(void *arg)
     return NULL;
 }
 
-/* --- the interface ----------------------------------------------------------------------------------- */
+/* --- the interface
+ * ----------------------------------------------------------------------------------- */
 
 static void sender_free(struct fm_checkpoint_sender *s)
 {
@@ -207,6 +215,8 @@ static void sender_free(struct fm_checkpoint_sender *s)
         close(s->stop_fd);
     free(s->dir);
     free(s->buffer);
+    json_decref(s->bundle);
+    free(s->bundle_data);
     free(s);
 }
 
@@ -219,8 +229,8 @@ static int sender_start(struct fm_checkpoint_sender *s, struct fm_error *err)
     s->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (s->stop_fd < 0 || s->watch_fd < 0 ||
         inotify_add_watch(s->watch_fd, s->dir, IN_CREATE | IN_MOVED_TO | IN_MODIFY) < 0)
-        return fm_error_errno(err, errno,
-                              "cannot watch checkpoint %s (fs.inotify.max_user_instances?)", s->dir);
+        return fm_error_errno(
+            err, errno, "cannot watch checkpoint %s (fs.inotify.max_user_instances?)", s->dir);
     s->buffer = fm_xmalloc(FM_STREAM_CHUNK);
     int e = pthread_create(&s->thread, NULL, send_early, s);
     return e != 0 ? fm_error_errno(err, e, "cannot start a thread") : 0;
@@ -255,6 +265,57 @@ static int stop_thread(struct fm_checkpoint_sender *s, struct fm_error *err)
     return -(int)s->error.code;
 }
 
+/* --- small files
+ * ------------------------------------------------------------------------------------- */
+
+static int send_bundle(struct fm_checkpoint_sender *s, struct fm_error *err)
+{
+    struct fm_stream stream;
+
+    if (!s->bundle)
+        return 0;
+    json_auto_t *image = json_pack("{s:o}", "bundle", FM_MOVE(s->bundle));
+    fm_stream_init(&stream, s->connection);
+    int r = fm_connection_send_json(s->connection, FM_FRAME_IMAGE, image, err);
+    if (r == 0)
+        r = fm_stream_send(&stream, s->bundle_data, s->bundle_used, err);
+    if (r == 0)
+        r = fm_stream_send_end(&stream, err);
+    fm_stream_clear(&stream);
+    s->bundle_used = 0;
+    return r;
+}
+
+static int add_to_bundle(struct fm_checkpoint_sender *s, struct fm_image_file *file, int fd,
+                         size_t size, struct fm_error *err)
+{
+    if (size > FM_STREAM_CHUNK - s->bundle_used) {
+        int r = send_bundle(s, err);
+        if (r < 0)
+            return r;
+    }
+    if (!s->bundle)
+        s->bundle = json_array();
+    if (!s->bundle_data)
+        s->bundle_data = fm_xmalloc(FM_STREAM_CHUNK);
+
+    uint8_t *data = s->bundle_data + s->bundle_used;
+    ssize_t n = fm_read_full(fd, data, size);
+    if (n < 0)
+        return fm_error_errno(err, errno, "cannot read %s/%s", s->dir, file->name);
+    if ((size_t)n < size)
+        return fm_error_set(err, FM_E_FAILED, "%s/%s shrank while it was sent", s->dir, file->name);
+    fm_stream_account(&file->stream, data, size);
+    file->announced = true;
+    s->bundle_used += size;
+    json_array_append_new(s->bundle,
+                          json_pack("{s:s,s:I}", "name", file->name, "bytes", (json_int_t)size));
+    return 0;
+}
+
+/* --- what is left when the dump is complete
+ * --------------------------------------------------------- */
+
 static int send_rest_of(struct fm_checkpoint_sender *s, const char *name, struct fm_error *err)
 {
     uint64_t size;
@@ -269,39 +330,44 @@ static int send_rest_of(struct fm_checkpoint_sender *s, const char *name, struct
         return fm_error_set(err, FM_E_FAILED, "%s/%s shrank while it was sent", s->dir, name);
     if (size == file->stream.bytes && file->announced)
         return 0;
+    if (!file->announced && size <= FM_IMAGE_BUNDLED_MAX)
+        return add_to_bundle(s, file, fd, (size_t)size, err);
     return send_segment(s, file, fd, size, false, err);
 }
 
-static int regular_files(const struct dirent *e)
+static int not_hidden(const struct dirent *e)
 {
     return e->d_name[0] != '.';
+}
+
+static bool is_regular(const struct fm_checkpoint_sender *s, const struct dirent *e)
+{
+    struct stat st;
+
+    if (e->d_type != DT_UNKNOWN)
+        return e->d_type == DT_REG;
+    return fstatat(s->dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
 }
 
 /* Page files first: they are the large ones, and the other end may already be writing them out. */
 static int send_rest(struct fm_checkpoint_sender *s, struct fm_error *err)
 {
     struct dirent **names = NULL;
-    struct stat st;
     int r = 0;
 
-    int count = scandir(s->dir, &names, regular_files, alphasort);
+    int count = scandir(s->dir, &names, not_hidden, alphasort);
     if (count < 0)
         return fm_error_errno(err, errno, "cannot read %s", s->dir);
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < count && r == 0; i++) {
-            const char *name = names[i]->d_name;
-            if (is_page_file(name) != (pass == 0))
-                continue;
-            if (fstatat(s->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                r = fm_error_errno(err, errno, "cannot look at %s/%s", s->dir, name);
-            else if (S_ISREG(st.st_mode))
-                r = send_rest_of(s, name, err);
+            if (is_page_file(names[i]->d_name) == (pass == 0) && is_regular(s, names[i]))
+                r = send_rest_of(s, names[i]->d_name, err);
         }
     }
     for (int i = 0; i < count; i++)
         free(names[i]);
     free(names);
-    return r;
+    return r < 0 ? r : send_bundle(s, err);
 }
 
 static json_t *make_manifest(const struct fm_checkpoint_sender *s,
@@ -314,9 +380,8 @@ static json_t *make_manifest(const struct fm_checkpoint_sender *s,
     for (size_t i = 0; i < s->files.count; i++) {
         const struct fm_image_file *file = s->files.items[i];
         fm_stream_digest(&file->stream, hex);
-        json_array_append_new(manifest,
-                              json_pack("{s:s,s:I,s:s}", "name", file->name, "bytes",
-                                        (json_int_t)file->stream.bytes, "digest", hex));
+        json_array_append_new(manifest, json_pack("{s:s,s:I,s:s}", "name", file->name, "bytes",
+                                                  (json_int_t)file->stream.bytes, "digest", hex));
         stats->bytes += file->stream.bytes;
         stats->files++;
     }

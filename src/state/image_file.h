@@ -1,4 +1,9 @@
-/* Image files on the wire: their names and how many there may be; sender and receiver agree. */
+/* Image files on the wire: what sender and receiver agree on.
+ *
+ * IMAGE {"name","offset"} DATA… DATA_END   goes on with one file; "bytes" and "digest" are the
+ * file's so far. IMAGE {"bundle":[{"name","bytes"},…]} DATA DATA_END   whole small files, one after
+ * the other in one DATA frame: most images are small, and three frames for each would cost more
+ * than their content. */
 #ifndef FM_STATE_IMAGE_FILE_H
 #define FM_STATE_IMAGE_FILE_H
 
@@ -12,6 +17,7 @@
 /* Every thread has a file; the manifest must still fit into a frame. */
 #define FM_IMAGE_FILES_MAX 16384u
 #define FM_IMAGE_NAME_MAX 128u
+#define FM_IMAGE_BUNDLED_MAX (256u << 10) /* a larger file travels on its own */
 
 /* One path component of [A-Za-z0-9._-], without a leading dot. */
 bool fm_image_name_valid(const char *name);

@@ -45,18 +45,24 @@ void fm_restore_receive_abort(struct fm_restore_receiver *r)
     free(r);
 }
 
-/* The file that an IMAGE frame announces; at its first mention it is a new one. */
-static struct fm_image_file *announced_file(struct fm_restore_receiver *r,
-                                            struct fm_connection *c, const struct fm_frame *frame,
+static struct fm_image_file *add_file(struct fm_restore_receiver *r, const char *name,
+                                      struct fm_error *err)
+{
+    if (r->files.count >= FM_IMAGE_FILES_MAX) {
+        fm_error_set(err, FM_E_PROTOCOL, "more than %u image files", FM_IMAGE_FILES_MAX);
+        return NULL;
+    }
+    return fm_image_files_add(&r->files, name, NULL);
+}
+
+/* The file that an IMAGE frame goes on with; at its first mention it is a new one. */
+static struct fm_image_file *announced_file(struct fm_restore_receiver *r, const json_t *image,
                                             struct fm_error *err)
 {
     const char *name = NULL;
     json_int_t offset = -1;
 
-    json_auto_t *image = fm_frame_json(frame, err);
-    if (!image)
-        return NULL;
-    if (json_unpack(image, "{s:s,s:I}", "name", &name, "offset", &offset) < 0 ||
+    if (json_unpack((json_t *)image, "{s:s,s:I}", "name", &name, "offset", &offset) < 0 ||
         !fm_image_name_valid(name)) {
         fm_error_set(err, FM_E_PROTOCOL, "IMAGE frame without a usable name and offset");
         return NULL;
@@ -69,13 +75,7 @@ static struct fm_image_file *announced_file(struct fm_restore_receiver *r,
                      name, offset, arrived);
         return NULL;
     }
-    if (file)
-        return file;
-    if (r->files.count >= FM_IMAGE_FILES_MAX) {
-        fm_error_set(err, FM_E_PROTOCOL, "more than %u image files", FM_IMAGE_FILES_MAX);
-        return NULL;
-    }
-    return fm_image_files_add(&r->files, name, c);
+    return file ? file : add_file(r, name, err);
 }
 
 static int open_file(struct fm_restore_receiver *r, struct fm_image_file *file)
@@ -85,9 +85,11 @@ static int open_file(struct fm_restore_receiver *r, struct fm_image_file *file)
     if (file->announced)
         return openat(r->dir_fd, file->name, flags);
     file->announced = true;
-    if (unlinkat(r->dir_fd, file->name, 0) < 0 && errno != ENOENT)
-        return -1;
-    return openat(r->dir_fd, file->name, flags | O_CREAT | O_EXCL, 0600);
+    flags |= O_CREAT | O_EXCL;
+    int fd = openat(r->dir_fd, file->name, flags, 0600);
+    if (fd < 0 && errno == EEXIST && unlinkat(r->dir_fd, file->name, 0) == 0)
+        fd = openat(r->dir_fd, file->name, flags, 0600);
+    return fd;
 }
 
 static int write_at(int fd, const uint8_t *data, size_t len, uint64_t at)
@@ -122,25 +124,129 @@ static int receive_content(struct fm_restore_receiver *r, struct fm_image_file *
     }
 }
 
+static int receive_file(struct fm_restore_receiver *r, struct fm_connection *c, const json_t *image,
+                        struct fm_error *err)
+{
+    struct fm_image_file *file = announced_file(r, image, err);
+
+    if (!file)
+        return -(int)err->code;
+    file->stream.connection = c;
+    fm_autoclose int fd = open_file(r, file);
+    if (fd < 0)
+        return fm_error_errno(err, errno, "cannot create %s/%s", r->dir, file->name);
+    return receive_content(r, file, fd, err);
+}
+
+/* --- bundles
+ * ----------------------------------------------------------------------------------------- */
+
+/* Whole files only, none of which has been mentioned before. *total: their bytes together. */
+static int check_bundle(const struct fm_restore_receiver *r, const json_t *bundle, size_t *total,
+                        struct fm_error *err)
+{
+    const char *name = NULL;
+    json_int_t bytes = -1;
+
+    *total = 0;
+    for (size_t i = 0; i < json_array_size(bundle); i++) {
+        json_t *entry = json_array_get(bundle, i);
+        if (json_unpack(entry, "{s:s,s:I}", "name", &name, "bytes", &bytes) < 0 ||
+            !fm_image_name_valid(name) || bytes < 0 || bytes > FM_IMAGE_BUNDLED_MAX ||
+            *total + (size_t)bytes > FM_STREAM_CHUNK)
+            return fm_error_set(err, FM_E_PROTOCOL, "IMAGE frame with an unusable bundle");
+        if (fm_image_files_find(&r->files, name))
+            return fm_error_set(err, FM_E_PROTOCOL, "%s arrives a second time", name);
+        *total += (size_t)bytes;
+    }
+    return 0;
+}
+
+static int write_bundled(struct fm_restore_receiver *r, const char *name, const uint8_t *data,
+                         size_t len, struct fm_error *err)
+{
+    if (fm_image_files_find(&r->files, name))
+        return fm_error_set(err, FM_E_PROTOCOL, "%s is twice in one bundle", name);
+    struct fm_image_file *file = add_file(r, name, err);
+    if (!file)
+        return -(int)err->code;
+    fm_autoclose int fd = open_file(r, file);
+    if (fd < 0 || write_at(fd, data, len, 0) < 0)
+        return fm_error_errno(err, errno, "cannot write %s/%s", r->dir, name);
+    fm_stream_account(&file->stream, data, len);
+    r->bytes += len;
+    return 0;
+}
+
+static int write_bundle(struct fm_restore_receiver *r, const json_t *bundle, const uint8_t *data,
+                        struct fm_error *err)
+{
+    for (size_t i = 0; i < json_array_size(bundle); i++) {
+        json_t *entry = json_array_get(bundle, i);
+        size_t len = (size_t)json_integer_value(json_object_get(entry, "bytes"));
+        int rc =
+            write_bundled(r, json_string_value(json_object_get(entry, "name")), data, len, err);
+        if (rc < 0)
+            return rc;
+        data += len;
+    }
+    return 0;
+}
+
+static int receive_bundle_stream(struct fm_restore_receiver *r, struct fm_stream *stream,
+                                 const json_t *bundle, size_t total, struct fm_error *err)
+{
+    const void *data = "";
+    size_t len = 0;
+
+    int rc = total > 0 ? fm_stream_recv(stream, r->max_bytes - r->bytes, &data, &len, err) : 0;
+    if (rc == 0 && len != total)
+        rc = fm_error_set(err, FM_E_PROTOCOL, "a bundle of %zu bytes where %zu were announced", len,
+                          total);
+    if (rc == 0)
+        rc = write_bundle(r, bundle, data, err);
+    if (rc == 0)
+        rc = fm_stream_recv(stream, total, &data, &len, err);
+    if (rc == 0 && len != 0)
+        rc = fm_error_set(err, FM_E_PROTOCOL, "a bundle of more bytes than were announced");
+    return rc;
+}
+
+static int receive_bundle(struct fm_restore_receiver *r, struct fm_connection *c,
+                          const json_t *bundle, struct fm_error *err)
+{
+    struct fm_stream stream;
+    size_t total;
+
+    int rc = check_bundle(r, bundle, &total, err);
+    if (rc < 0)
+        return rc;
+    fm_stream_init(&stream, c);
+    rc = receive_bundle_stream(r, &stream, bundle, total, err);
+    fm_stream_clear(&stream);
+    return rc;
+}
+
+/* --- the interface
+ * ----------------------------------------------------------------------------------- */
+
 int fm_restore_receive_image(struct fm_restore_receiver *r, struct fm_connection *c,
                              const struct fm_frame *frame, struct fm_error *err)
 {
     struct fm_error why = {0};
+    int rc;
 
-    struct fm_image_file *file = announced_file(r, c, frame, &why);
-    if (file) {
-        file->stream.connection = c;
-        fm_autoclose int fd = open_file(r, file);
-        if (fd < 0)
-            fm_error_errno(&why, errno, "cannot create %s/%s", r->dir, file->name);
-        else
-            receive_content(r, file, fd, &why);
-    }
-    if (why.code == FM_E_OK)
-        return 0;
-    if (err)
+    json_auto_t *image = fm_frame_json(frame, &why);
+    const json_t *bundle = json_object_get(image, "bundle");
+    if (!image)
+        rc = -(int)why.code;
+    else if (bundle)
+        rc = receive_bundle(r, c, bundle, &why);
+    else
+        rc = receive_file(r, c, image, &why);
+    if (rc < 0 && err)
         *err = why;
-    return -(int)why.code;
+    return rc;
 }
 
 static int check_file(const struct fm_restore_receiver *r, const json_t *entry,
@@ -176,9 +282,8 @@ static int check_manifest(struct fm_restore_receiver *r, const json_t *manifest,
     if (!json_is_array(manifest))
         return fm_error_set(err, FM_E_PROTOCOL, "the manifest of the images is malformed");
     if (json_array_size(manifest) != r->files.count)
-        return fm_error_set(err, FM_E_CHECKSUM,
-                            "checksum mismatch: %zu image files arrived of %zu", r->files.count,
-                            json_array_size(manifest));
+        return fm_error_set(err, FM_E_CHECKSUM, "checksum mismatch: %zu image files arrived of %zu",
+                            r->files.count, json_array_size(manifest));
     for (size_t i = 0; i < json_array_size(manifest); i++) {
         int rc = check_file(r, json_array_get(manifest, i), &file, err);
         if (rc < 0)

@@ -37,7 +37,7 @@ void fm_stream_digest(const struct fm_stream *s, char hex[FM_STREAM_DIGEST_SIZE]
     hex[2 * sizeof(canonical.digest)] = '\0';
 }
 
-static void account(struct fm_stream *s, const void *data, size_t len)
+void fm_stream_account(struct fm_stream *s, const void *data, size_t len)
 {
     XXH3_128bits_update(s->digest, data, len);
     s->bytes += len;
@@ -52,7 +52,7 @@ int fm_stream_send(struct fm_stream *s, const void *data, size_t len, struct fm_
         int r = fm_connection_send(s->connection, FM_FRAME_DATA, p, n, err);
         if (r < 0)
             return r;
-        account(s, p, n);
+        fm_stream_account(s, p, n);
         p += n;
         len -= n;
     }
@@ -103,7 +103,9 @@ static int refuse_frame(const struct fm_frame *frame, struct fm_error *err)
     json_auto_t *reason = fm_frame_json(frame, NULL);
     if (!reason || json_unpack(reason, "{s:s,s:s}", "code", &code, "message", &message) < 0)
         return fm_error_set(err, FM_E_PROTOCOL, "the sender failed and gave no reason");
-    return fm_error_set(err, fm_code_by_name(code), "the sender failed: %s", message);
+    enum fm_code known = fm_code_by_name(code);
+    return fm_error_set(err, known == FM_E_OK ? FM_E_FAILED : known, "the sender failed: %s",
+                        message);
 }
 
 int fm_stream_recv(struct fm_stream *s, uint64_t limit, const void **data, size_t *len,
@@ -126,7 +128,7 @@ int fm_stream_recv(struct fm_stream *s, uint64_t limit, const void **data, size_
         return fm_error_set(err, FM_E_NO_SPACE,
                             "more than the %" PRIu64 " bytes that were reserved arrive", limit);
 
-    account(s, frame.payload, frame.length);
+    fm_stream_account(s, frame.payload, frame.length);
     *data = frame.payload;
     *len = frame.length;
     return 0;

@@ -24,7 +24,8 @@ struct place {
     const char *path;
 };
 
-/* --- paths --------------------------------------------------------------------------------------- */
+/* --- paths ---------------------------------------------------------------------------------------
+ */
 
 const char *fm_tree_check_path(char *path)
 {
@@ -63,7 +64,8 @@ static int find_place(struct fm_tree_placer *p, const char *path, struct place *
         int fd = open_directory(p, parent);
         if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == EXDEV))
             return fm_error_set(err, FM_E_PROTOCOL,
-                                "unsafe archive: '%s' does not lie in a directory of the tree", path);
+                                "unsafe archive: '%s' does not lie in a directory of the tree",
+                                path);
         if (fd < 0)
             return fm_error_errno(err, errno, "cannot open '%s'", parent);
         if (p->parent_fd >= 0)
@@ -84,7 +86,8 @@ static void forget_parent(struct fm_tree_placer *p)
     free(FM_MOVE(p->parent));
 }
 
-/* --- directories' times ---------------------------------------------------------------------------- */
+/* --- directories' times
+ * ---------------------------------------------------------------------------- */
 
 static bool contains(const char *directory, const char *path)
 {
@@ -134,7 +137,8 @@ static void enter(struct fm_tree_placer *p, const char *path, struct archive_ent
     get_times(e, top->times);
 }
 
-/* --- metadata ------------------------------------------------------------------------------------ */
+/* --- metadata ------------------------------------------------------------------------------------
+ */
 
 static int set_owner(int fd, struct archive_entry *e, struct fm_error *err)
 {
@@ -202,7 +206,8 @@ static int set_xattrs(const char *self, struct archive_entry *e, struct fm_error
     return 0;
 }
 
-/* In the order that loses nothing: chown clears setuid bits and capabilities, all of it touches times. */
+/* In the order that loses nothing: chown clears setuid bits and capabilities, all of it touches
+ * times. */
 static int set_metadata(int fd, struct archive_entry *e, bool existed, struct fm_error *err)
 {
     struct fm_fd_path self = fm_fd_path(fd);
@@ -223,7 +228,8 @@ static int set_metadata(int fd, struct archive_entry *e, bool existed, struct fm
     return 0;
 }
 
-/* --- content ------------------------------------------------------------------------------------- */
+/* --- content -------------------------------------------------------------------------------------
+ */
 
 static int pwrite_full(int fd, const uint8_t *data, size_t len, off_t at)
 {
@@ -257,14 +263,16 @@ static int write_content(int fd, struct archive *a, int64_t size, struct fm_erro
     }
     if (r != ARCHIVE_EOF) {
         const char *why = archive_error_string(a);
-        return fm_error_set(err, FM_E_PROTOCOL, "damaged archive: %s", why ? why : "unknown reason");
+        return fm_error_set(err, FM_E_PROTOCOL, "damaged archive: %s",
+                            why ? why : "unknown reason");
     }
     if (end < size && ftruncate(fd, size) < 0)
         return fm_error_errno(err, errno, "cannot set its size");
     return 0;
 }
 
-/* --- one entry of each kind ------------------------------------------------------------------------ */
+/* --- one entry of each kind
+ * ------------------------------------------------------------------------ */
 
 static int make_file(const struct place *at)
 {
@@ -397,7 +405,8 @@ static int place_at(struct fm_tree_placer *p, const struct place *at, struct arc
     }
 }
 
-/* --- the interface --------------------------------------------------------------------------------- */
+/* --- the interface
+ * --------------------------------------------------------------------------------- */
 
 int fm_tree_placer_open(struct fm_tree_placer *p, const char *dir, struct fm_error *err)
 {

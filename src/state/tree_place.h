@@ -15,8 +15,8 @@ struct fm_tree_entered {
     struct timespec times[2];
 };
 
-/* Every path is resolved from `root` by openat2, without "..", symbolic links and mounts, so that no entry can
- * lead out of it, whatever entries came before. */
+/* Every path is resolved from `root` by openat2, without "..", symbolic links and mounts, so that
+ * no entry can lead out of it, whatever entries came before. */
 struct fm_tree_placer {
     int root;
     int parent_fd; /* of the parent that was used last */
@@ -35,7 +35,8 @@ int fm_tree_place(struct fm_tree_placer *p, struct archive *a, struct archive_en
 int fm_tree_placer_finish(struct fm_tree_placer *p, struct fm_error *err);
 void fm_tree_placer_clear(struct fm_tree_placer *p);
 
-/* "a/b/c" from "./a/b/c/", "." from "./"; NULL when it is empty, absolute, or has a component "", "." or "..". */
+/* "a/b/c" from "./a/b/c/", "." from "./"; NULL when it is empty, absolute, or has a component "",
+ * "." or "..". */
 const char *fm_tree_check_path(char *path);
 
 #endif

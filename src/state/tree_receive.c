@@ -29,7 +29,7 @@ struct receiver {
     uint64_t max_bytes;
     struct fm_stream stream; /* the open one */
     unsigned streams_ended;
-    bool ended; /* the open one is at its end */
+    bool ended;                 /* the open one is at its end */
     struct fm_error wire_error; /* the stream failed, not the tree */
     char *list_text;
     struct listed *list; /* sorted; NULL when the whole tree travels */
@@ -38,7 +38,8 @@ struct receiver {
     uint64_t entries;
 };
 
-/* --- streams ----------------------------------------------------------------------------------------- */
+/* --- streams
+ * ----------------------------------------------------------------------------------------- */
 
 static void open_stream(struct receiver *r)
 {
@@ -102,7 +103,8 @@ static char *receive_list(struct receiver *r, size_t *len, struct fm_error *err)
     return text ? FM_MOVE(text) : fm_xstrdup("");
 }
 
-/* --- the list of all paths ------------------------------------------------------------------------------ */
+/* --- the list of all paths
+ * ------------------------------------------------------------------------------ */
 
 static int compare_listed(const void *a, const void *b)
 {
@@ -198,7 +200,8 @@ static int receive_vanished(struct receiver *r, struct fm_error *err)
     return 0;
 }
 
-/* --- the archive ---------------------------------------------------------------------------------------- */
+/* --- the archive
+ * ---------------------------------------------------------------------------------------- */
 
 static la_ssize_t read_archive(struct archive *a, void *ctx, const void **data)
 {

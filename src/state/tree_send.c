@@ -46,7 +46,8 @@ struct sender {
 
 static const uint8_t zeroes[65536];
 
-/* --- the archive ------------------------------------------------------------------------------- */
+/* --- the archive -------------------------------------------------------------------------------
+ */
 
 static la_ssize_t write_archive(struct archive *a, void *ctx, const void *data, size_t len)
 {
@@ -115,12 +116,14 @@ static int put_zeroes(struct sender *s, off_t len, const char *path, struct fm_e
     return 0;
 }
 
-/* A file that has shrunk since its size was announced ends in zeroes; the next pass puts it right. */
+/* A file that has shrunk since its size was announced ends in zeroes; the next pass puts it right.
+ */
 static int put_extent(struct sender *s, int fd, const struct extent *e, const char *path,
                       struct fm_error *err)
 {
     for (off_t at = e->start; at < e->end;) {
-        size_t want = e->end - at < (off_t)FM_STREAM_CHUNK ? (size_t)(e->end - at) : FM_STREAM_CHUNK;
+        size_t want =
+            e->end - at < (off_t)FM_STREAM_CHUNK ? (size_t)(e->end - at) : FM_STREAM_CHUNK;
         ssize_t n = pread(fd, s->buffer, want, at);
         if (n < 0 && errno == EINTR)
             continue;
@@ -136,8 +139,7 @@ static int put_extent(struct sender *s, int fd, const struct extent *e, const ch
     return 0;
 }
 
-static int put_content(struct sender *s, int fd, off_t size, const char *path,
-                       struct fm_error *err)
+static int put_content(struct sender *s, int fd, off_t size, const char *path, struct fm_error *err)
 {
     off_t at = 0;
     int r = 0;
@@ -152,7 +154,8 @@ static int put_content(struct sender *s, int fd, off_t size, const char *path,
     return r < 0 ? r : put_zeroes(s, size - at, path, err);
 }
 
-/* --- what an entry carries --------------------------------------------------------------------- */
+/* --- what an entry carries ---------------------------------------------------------------------
+ */
 
 static void add_extent(struct sender *s, off_t start, off_t end)
 {
@@ -251,7 +254,8 @@ static int describe(struct sender *s, int fd, const struct stat *st, const char 
     return describe_xattrs(s, fd, err);
 }
 
-/* --- one entry ---------------------------------------------------------------------------------- */
+/* --- one entry ----------------------------------------------------------------------------------
+ */
 
 static int put_header(struct sender *s, const char *path, struct fm_error *err)
 {
@@ -274,7 +278,8 @@ static int put_hard_link(struct sender *s, const char *path, uint32_t first, str
     return put_header(s, path, err);
 }
 
-/* The O_PATH descriptor has shown that it is a regular file: opening anything else could have effects. */
+/* The O_PATH descriptor has shown that it is a regular file: opening anything else could have
+ * effects. */
 static int open_content(int path_fd)
 {
     struct fm_fd_path self = fm_fd_path(path_fd);
@@ -383,7 +388,8 @@ static int put_item(struct sender *s, uint32_t item, struct fm_error *err)
     return 0;
 }
 
-/* --- the three streams --------------------------------------------------------------------------- */
+/* --- the three streams ---------------------------------------------------------------------------
+ */
 
 /* Paths with a NUL after each, through the buffer. */
 struct path_list {
@@ -471,9 +477,8 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
                           struct fm_error *err)
 {
     struct fm_tree_filter filter = {selection->changed_after_us, selection->always};
-    struct sender s = {.connection = c,
-                       .write_back = !selection->last && !selection->always,
-                       .parent_fd = -1};
+    struct sender s = {
+        .connection = c, .write_back = !selection->last && !selection->always, .parent_fd = -1};
 
     int r = fm_tree_walk(&s.tree, dir, &filter, err);
     if (r == 0) {

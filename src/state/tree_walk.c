@@ -10,7 +10,8 @@
 
 #include "base/cleanup.h"
 
-/* The kernel stamps ctime with the time of its last tick, at most 10 ms (HZ=100) behind the clock. */
+/* The kernel stamps ctime with the time of its last tick, at most 10 ms (HZ=100) behind the clock.
+ */
 #define CTIME_MARGIN_US 20000u
 
 int fm_tree_open_beneath(int root, const char *path, int flags)
@@ -142,7 +143,8 @@ struct visit {
     bool self_changed;
 };
 
-/* A subdirectory: its turn comes when its parent's other entries are done and its parent is closed. */
+/* A subdirectory: its turn comes when its parent's other entries are done and its parent is closed.
+ */
 struct pending {
     char *name;
     bool mounted;
@@ -157,8 +159,8 @@ struct pending_list {
 static void add_pending(struct pending_list *list, const struct pending *p)
 {
     if ((list->count & (list->count - 1)) == 0)
-        list->items = fm_xrealloc(list->items, (list->count ? list->count * 2 : 1) *
-                                                   sizeof(*list->items));
+        list->items =
+            fm_xrealloc(list->items, (list->count ? list->count * 2 : 1) * sizeof(*list->items));
     list->items[list->count++] = *p;
 }
 
@@ -169,7 +171,8 @@ static void clear_pending(struct pending_list *list)
     free(list->items);
 }
 
-/* Looks at one name of an open directory. What is gone by now is no error: it was deleted in time. */
+/* Looks at one name of an open directory. What is gone by now is no error: it was deleted in time.
+ */
 static int visit_name(const struct visit *v, int dir, const char *name,
                       struct pending_list *directories, struct fm_error *err)
 {
@@ -228,8 +231,8 @@ static int visit_names(struct visit *v, struct pending_list *directories, struct
 }
 
 /* A rename changes the ctime of a directory and of the one that it is moved to, but not of anything
- * below it: then its whole content has to travel. Directories are opened by path and one at a time, so
- * that depth costs no descriptors. */
+ * below it: then its whole content has to travel. Directories are opened by path and one at a time,
+ * so that depth costs no descriptors. */
 static int walk_directory(struct fm_tree *t, uint32_t self, const struct fm_tree_filter *filter,
                           struct fm_error *err)
 {

@@ -12,11 +12,12 @@
 
 #define FM_TREE_NO_ITEM UINT32_MAX
 
-/* One name of the tree. Item 0 is the root, whose name is ".". Depth first: everything below a directory
- * comes after it and before its next sibling; its directories come after its other entries. */
+/* One name of the tree. Item 0 is the root, whose name is ".". Depth first: everything below a
+ * directory comes after it and before its next sibling; its directories come after its other
+ * entries. */
 struct fm_tree_item {
     char *name;
-    uint32_t parent;     /* index, FM_TREE_NO_ITEM for the root */
+    uint32_t parent; /* index, FM_TREE_NO_ITEM for the root */
     bool directory : 1;
     bool mount_point : 1; /* what is mounted there stays out */
     bool socket : 1;      /* never travels: whoever bound it makes it again */
@@ -29,7 +30,8 @@ struct fm_tree_link {
     dev_t dev;
     ino_t ino;
     uint32_t item;
-    uint32_t first; /* the name that has travelled with the content; kept in the group's first link */
+    uint32_t
+        first; /* the name that has travelled with the content; kept in the group's first link */
 };
 
 struct fm_tree {
@@ -43,11 +45,12 @@ struct fm_tree {
 };
 
 struct fm_tree_filter {
-    uint64_t changed_after_us;   /* 0: everything travels */
+    uint64_t changed_after_us;    /* 0: everything travels */
     const struct fm_strv *always; /* paths below the root that travel in any case; may be NULL */
 };
 
-/* Lists what is below `dir` and marks what travels. The tree may change meanwhile: what has gone is left out. */
+/* Lists what is below `dir` and marks what travels. The tree may change meanwhile: what has gone is
+ * left out. */
 int fm_tree_walk(struct fm_tree *t, const char *dir, const struct fm_tree_filter *filter,
                  struct fm_error *err);
 void fm_tree_clear(struct fm_tree *t);
@@ -59,7 +62,8 @@ struct fm_tree_link *fm_tree_link_group(const struct fm_tree *t, const struct st
 
 /* Opens below a directory without leaving it, following a symbolic link or entering a mount. */
 int fm_tree_open_beneath(int root, const char *path, int flags);
-/* rm -rf of one name in an open directory; neither follows a link nor enters a mount. Missing is fine. */
+/* rm -rf of one name in an open directory; neither follows a link nor enters a mount. Missing is
+ * fine. */
 int fm_tree_remove(int dir, const char *name, struct fm_error *err);
 
 #endif

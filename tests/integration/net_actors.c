@@ -40,8 +40,8 @@ static void *echo_body(void *arg)
         uint8_t data[2048];
         struct sockaddr_storage from;
         socklen_t len = sizeof(from);
-        ssize_t got = recvfrom(echo->fd, data, sizeof(data), MSG_DONTWAIT,
-                               (struct sockaddr *)&from, &len);
+        ssize_t got =
+            recvfrom(echo->fd, data, sizeof(data), MSG_DONTWAIT, (struct sockaddr *)&from, &len);
         if (got >= 0)
             sendto(echo->fd, data, (size_t)got, 0, (struct sockaddr *)&from, len);
         pthread_mutex_unlock(&echo->frozen);

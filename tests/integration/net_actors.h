@@ -1,4 +1,5 @@
-/* Who talks in the laboratory: an echo server that can be frozen, and a client that counts what it misses. */
+/* Who talks in the laboratory: an echo server that can be frozen, and a client that counts what it
+ * misses. */
 #ifndef FM_TESTS_NET_ACTORS_H
 #define FM_TESTS_NET_ACTORS_H
 
@@ -42,7 +43,7 @@ void prober_finish(struct prober *p, unsigned patience_ms);
 
 struct prober_result {
     unsigned lost;
-    unsigned late;        /* round trip over 20 ms */
+    unsigned late;         /* round trip over 20 ms */
     unsigned late_outside; /* late, though sent outside of the hold */
     double worst_ms;
     double after_ms; /* the last answer to a held probe, after the resumption */

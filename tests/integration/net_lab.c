@@ -87,7 +87,8 @@ int lab_socket(const char *netns, int domain, int type)
 void lab_init(void)
 {
     mkdir(LAB_DIR, 0700);
-    if (unshare(CLONE_NEWNET | CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (unshare(CLONE_NEWNET | CLONE_NEWNS) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("tmpfs", LAB_DIR, "tmpfs", 0, NULL) < 0)
         die("cannot make namespaces (root is needed)");
     signal(SIGPIPE, SIG_IGN);
@@ -209,7 +210,8 @@ static void start_daemon(struct lab_host *host)
 {
     int pair[2];
     int ready[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || pipe2(ready, O_CLOEXEC) < 0)
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+        pipe2(ready, O_CLOEXEC) < 0)
         die("socketpair");
     host->pid = fork();
     if (host->pid < 0)
@@ -243,8 +245,8 @@ void lab_host_start(struct lab_host *host, int number)
         fm_strf("ip link add u%d type veth peer name u netns %d; ip link set u%d master ul0 up",
                 number, (int)host->pid, number);
     sh("/proc/self/ns/net", wire);
-    fm_autofree char *address = fm_strf(
-        "ip link set lo up; ip addr add %s/24 dev u; ip link set u up", host->address);
+    fm_autofree char *address =
+        fm_strf("ip link set lo up; ip addr add %s/24 dev u; ip link set u up", host->address);
     sh(host->netns, address);
 }
 
@@ -285,7 +287,8 @@ struct lab_reply lab_call(struct lab_host *host, struct lab_request request)
 {
     struct lab_reply reply = lab_try(host, request);
     if (reply.rc < 0) {
-        fprintf(stderr, "net_lab: host %d, call %d: %s\n", host->number, (int)request.op, reply.text);
+        fprintf(stderr, "net_lab: host %d, call %d: %s\n", host->number, (int)request.op,
+                reply.text);
         exit(1);
     }
     return reply;

@@ -1,4 +1,5 @@
-/* A laboratory of hosts: network namespaces joined by an underlay bridge, each with a process that drives a fabric. */
+/* A laboratory of hosts: network namespaces joined by an underlay bridge, each with a process that
+ * drives a fabric. */
 #ifndef FM_TESTS_NET_LAB_H
 #define FM_TESTS_NET_LAB_H
 
@@ -37,10 +38,10 @@ enum lab_op {
 
 struct lab_request {
     enum lab_op op;
-    char name[64]; /* container; LAB_OPEN: suffix of the device names */
-    char ip[64];   /* container; LAB_OPEN: subnet */
-    char host[64]; /* other host's address; "" is NULL; LAB_OPEN: gateway */
-    bool flag;     /* active, present, teardown */
+    char name[64];   /* container; LAB_OPEN: suffix of the device names */
+    char ip[64];     /* container; LAB_OPEN: subnet */
+    char host[64];   /* other host's address; "" is NULL; LAB_OPEN: gateway */
+    bool flag;       /* active, present, teardown */
     uint32_t number; /* LAB_OPEN: VNI; LAB_HOLD_PREPARE: max_frames; LAB_INSPECT: pid */
 };
 

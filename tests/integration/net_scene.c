@@ -5,7 +5,6 @@
 
 struct lab_host host_a, host_b, host_c;
 
-
 void open_fabric(struct lab_host *host)
 {
     CALL(*host, LAB_OPEN, .name = "0", .ip = "10.88.0.0/16", .host = "10.88.0.1", .number = 42);

@@ -1,4 +1,5 @@
-/* The scene of most network tests: a server's container on host A with a place on B, its client on C. */
+/* The scene of most network tests: a server's container on host A with a place on B, its client on
+ * C. */
 #ifndef FM_TESTS_NET_SCENE_H
 #define FM_TESTS_NET_SCENE_H
 
@@ -9,11 +10,10 @@
 #define SERVER .name = "server", .ip = SERVER_IP
 #define CLIENT .name = "client", .ip = CLIENT_IP
 
-/* CALL(host_a, LAB_STAGE, SERVER, .flag = true): the test fails when the call does; TRY looks at the reply. */
-#define CALL(where, what, ...)                                                                     \
-    lab_call(&(where), (struct lab_request){.op = (what), ##__VA_ARGS__})
-#define TRY(where, what, ...)                                                                      \
-    lab_try(&(where), (struct lab_request){.op = (what), ##__VA_ARGS__})
+/* CALL(host_a, LAB_STAGE, SERVER, .flag = true): the test fails when the call does; TRY looks at
+ * the reply. */
+#define CALL(where, what, ...) lab_call(&(where), (struct lab_request){.op = (what), ##__VA_ARGS__})
+#define TRY(where, what, ...) lab_try(&(where), (struct lab_request){.op = (what), ##__VA_ARGS__})
 
 extern struct lab_host host_a, host_b, host_c;
 

@@ -1,4 +1,5 @@
-/* TCP in the laboratory: a server that can be frozen and whose connection can be moved, as CRIU would. */
+/* TCP in the laboratory: a server that can be frozen and whose connection can be moved, as CRIU
+ * would. */
 #ifndef FM_TESTS_NET_TCP_H
 #define FM_TESTS_NET_TCP_H
 
@@ -24,7 +25,8 @@ void tcp_server_accept(struct tcp_server *s);
 void tcp_server_freeze(struct tcp_server *s);
 void tcp_server_thaw(struct tcp_server *s);
 void tcp_server_stop(struct tcp_server *s);
-/* Moves the frozen server's connection, queues and all, to another namespace with the same address (TCP_REPAIR). */
+/* Moves the frozen server's connection, queues and all, to another namespace with the same address
+ * (TCP_REPAIR). */
 void tcp_server_move(struct tcp_server *s, const char *netns);
 
 int tcp_client(const char *netns, const char *ip, uint16_t port);

@@ -1,4 +1,5 @@
-/* The fabric between three hosts: an address moves, and nothing that was on its way is lost. Needs root. */
+/* The fabric between three hosts: an address moves, and nothing that was on its way is lost. Needs
+ * root. */
 #include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -69,8 +70,9 @@ static void move_under_load(bool learning, const char *what)
     prober_finish(&probe, 1000);
     struct prober_result r = prober_judge(&probe, frozen, resumed);
     report(what, &r);
-    printf("  engage %lu us, activate %lu us, forward %lu us; held %lu, forwarded %lu, dropped %lu\n",
-           engage, activate, relay, counters.held, counters.forwarded, counters.dropped);
+    printf(
+        "  engage %lu us, activate %lu us, forward %lu us; held %lu, forwarded %lu, dropped %lu\n",
+        engage, activate, relay, counters.held, counters.forwarded, counters.dropped);
     echo_thaw(&here);
     echo_stop(&here);
     echo_stop(&there);

@@ -1,4 +1,5 @@
-/* Established TCP connections across a hold: no retransmission time-out, no wrong byte. Needs root. */
+/* Established TCP connections across a hold: no retransmission time-out, no wrong byte. Needs root.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -35,8 +36,8 @@ static double ask(int fd)
     return ms_since(started);
 }
 
-/* Freezes the server, sends a request in the middle of the hold, and lets the server go on here or on B. Returns how
- * long after the resumption the answer came, in ms. */
+/* Freezes the server, sends a request in the middle of the hold, and lets the server go on here or
+ * on B. Returns how long after the resumption the answer came, in ms. */
 static double request_in_mid_hold(const struct scene *s, struct tcp_server *server, int client,
                                   unsigned hold_ms, bool commit)
 {
@@ -74,7 +75,8 @@ static void mid_hold_requests(bool commit, unsigned hold_ms)
     for (int i = 0; i < 20; i++)
         ask(client);
     double after = request_in_mid_hold(&s, &server, client, hold_ms, commit);
-    printf("  %s after %u ms: answered %.2f ms after the resumption, %u retransmissions (tail-loss probes)\n",
+    printf("  %s after %u ms: answered %.2f ms after the resumption, %u retransmissions (tail-loss "
+           "probes)\n",
            commit ? "commit" : "rollback", hold_ms, after, tcp_retransmissions(client));
     for (int i = 0; i < 20; i++)
         assert_true(ask(client) < 100.0);
@@ -127,7 +129,8 @@ static bool wait_for_bytes(struct tcp_server *server, uint64_t bytes, unsigned p
     return atomic_load(&server->received) >= bytes;
 }
 
-/* Segments larger than the MTU with unfinished checksums are what veth carries: none may arrive broken. */
+/* Segments larger than the MTU with unfinished checksums are what veth carries: none may arrive
+ * broken. */
 static void bulk(bool commit)
 {
     struct scene s = stage_all(false);
@@ -160,11 +163,11 @@ static void bulk(bool commit)
     double after = ms_since(resumed);
     bool all = wait_for_bytes(&server, BULK_BYTES, 30000);
     struct fm_hold_counters counters = CALL(host_a, LAB_HOLD_END).counters;
-    printf("  bulk %s: held %lu frames (%lu KiB), dropped %lu, given on in %.1f ms; first further MiB "
-           "read %.1f ms after the resumption, %u retransmissions, %lu wrong bytes\n",
-           commit ? "commit" : "rollback", counters.held, counters.held_bytes >> 10,
-           counters.dropped, (double)switched / 1000.0, after, tcp_retransmissions(client),
-           server.wrong);
+    printf(
+        "  bulk %s: held %lu frames (%lu KiB), dropped %lu, given on in %.1f ms; first further MiB "
+        "read %.1f ms after the resumption, %u retransmissions, %lu wrong bytes\n",
+        commit ? "commit" : "rollback", counters.held, counters.held_bytes >> 10, counters.dropped,
+        (double)switched / 1000.0, after, tcp_retransmissions(client), server.wrong);
     assert_true(went_on && all);
     assert_int_equal(server.wrong, 0);
     assert_int_equal(counters.dropped, 0);

@@ -1,7 +1,7 @@
 /* The handover of a container from a source S to a destination D (docs/handover.md), for spin.
  *
  * What survives a crash: the journals, the containers themselves (a frozen one stays frozen), and messages on
- * their way. What does not: the place in the program, and perhaps a held restore. Each statement is one write to disk, one
+ * their way. What does not: the place in the program. Each statement is one write to disk, one
  * message or one act on a container, and either daemon may die between any two of them. Messages may be lost, come
  * twice, late and in any order. Losses, repetitions and crashes are bounded in number, not in time: otherwise
  * nothing would ever be sure to arrive.
@@ -19,7 +19,7 @@
 #define BROKEN 0
 #endif
 #ifndef CRASHES
-#define CRASHES 2 /* of each daemon */
+#define CRASHES 3 /* of both daemons together */
 #endif
 #ifndef LOSSES
 #define LOSSES 2
@@ -38,8 +38,7 @@ mtype d_journal = NOTHING;  /* PREPARED, READY, COMMITTED or DISCARDED */
 /* Containers: in the kernel. */
 bool s_runs = true;    /* else it is frozen, or gone */
 bool s_exists = true;
-bool d_holds = false;  /* restored up to the point before the first instruction */
-bool d_runs = false;
+bool d_runs = false;   /* else nothing, or a restore that is held before the first instruction */
 
 bool s_down = false;
 bool d_down = false;
@@ -64,21 +63,16 @@ bool sent[MESSAGES];
 
 /* ---- source ---- */
 
-#define TRIES 2 /* then it gives up; also at any time before */
-
 inline answer()
 {
     if
     :: s_decision == COMMIT -> send(COMMIT_)
     :: s_decision == ABORT -> send(ABORT_)
-    :: s_decision == NOTHING -> skip /* D asks again */
     fi
 }
 
 proctype Source()
 {
-    byte tries;
-
 begin:
     {
         if
@@ -88,27 +82,21 @@ begin:
         :: s_journal == NOTHING -> s_journal = STARTED
         fi;
 
-        tries = 0;
-        do /* prepare */
-        :: quiet(PREPARE_) && tries < TRIES -> send(PREPARE_); tries++
+        do /* prepare; a question waits until there is an answer */
+        :: quiet(PREPARE_) && quiet(PREPARED_) && quiet(FAILED_) -> send(PREPARE_)
         :: arrived(PREPARED_); break
         :: arrived(FAILED_); goto abort
-        :: arrived(ASK_)
         :: goto abort /* cancelled, timed out, refused, … */
         od;
 
         s_runs = false; /* frozen */
-        tries = 0;
         do /* transfer */
-        :: quiet(IMAGES_) && tries < TRIES -> send(IMAGES_); tries++
-        :: arrived(READY_); goto decide
+        :: quiet(IMAGES_) && quiet(READY_) && quiet(FAILED_) -> send(IMAGES_)
+        :: arrived(READY_); break
         :: arrived(FAILED_); goto abort
-        :: arrived(PREPARED_)
-        :: arrived(ASK_)
         :: goto abort
         od;
 
-decide:
 #if BROKEN == 2
         send(COMMIT_);
 #endif
@@ -136,10 +124,7 @@ abort:
 serve:
         do
         :: arrived(ASK_); answer()
-        :: arrived(RUNNING_)
-        :: arrived(READY_)
-        :: arrived(PREPARED_)
-        :: arrived(FAILED_)
+        :: arrived(RUNNING_) /* late ones; all others are left lying */
         od
     } unless {
         s_down
@@ -156,18 +141,12 @@ serve:
 
 /* ---- destination ---- */
 
-/* The held restore goes on, or, when it died, the container is restored again from the verified images. */
+/* The held restore goes on; when it died, the container is restored again from the verified images. So it does not
+ * matter whether it outlived its daemon. */
 inline let_run()
 {
-    d_holds = false;
     d_runs = true;
     send(RUNNING_)
-}
-
-inline discard()
-{
-    d_journal = DISCARDED;
-    d_holds = false
 }
 
 proctype Destination()
@@ -176,7 +155,7 @@ begin:
     {
         if
         :: d_journal == COMMITTED -> let_run()
-        :: d_journal == PREPARED -> discard(); send(FAILED_)
+        :: d_journal == PREPARED -> d_journal = DISCARDED; send(FAILED_)
         :: else
         fi;
 
@@ -192,8 +171,8 @@ begin:
             if
             :: d_journal == PREPARED ->
                 if
-                :: d_holds = true; d_journal = READY; send(READY_)
-                :: discard(); send(FAILED_) /* a wrong checksum, a failed restore */
+                :: d_journal = READY; send(READY_)
+                :: d_journal = DISCARDED; send(FAILED_) /* a wrong checksum, a failed restore */
                 fi
             :: d_journal == READY -> send(READY_)
             :: d_journal == DISCARDED -> send(FAILED_)
@@ -210,58 +189,45 @@ begin:
             if
             :: d_journal == COMMITTED -> assert(false)
             :: d_journal == DISCARDED
-            :: else -> discard()
+            :: else -> d_journal = DISCARDED
             fi
 #if BROKEN == 3
         :: d_journal == READY -> d_journal = COMMITTED; let_run()
 #endif
 #if BROKEN == 4
-        :: d_journal == READY -> discard()
+        :: d_journal == READY -> d_journal = DISCARDED
 #endif
         od
     } unless {
         d_down
     };
-    if
-    :: d_holds = false /* it died with the daemon */
-    :: skip            /* or waits on */
-    fi;
     d_down = false;
     goto begin
 }
 
 /* ---- what goes wrong ---- */
 
-#define trouble(m)                                                                                 \
+#define mishaps(m)                                                                                 \
     :: atomic { losses > 0 && net[m] -> net[m] = false; losses-- }                                 \
     :: atomic { repeats > 0 && sent[m] && !net[m] -> net[m] = true; repeats-- }
 
-proctype Network()
+proctype Trouble()
 {
-    byte losses = LOSSES, repeats = REPEATS;
+    byte crashes = CRASHES, losses = LOSSES, repeats = REPEATS;
 
     do
-    trouble(PREPARE_)
-    trouble(PREPARED_)
-    trouble(IMAGES_)
-    trouble(READY_)
-    trouble(FAILED_)
-    trouble(COMMIT_)
-    trouble(ABORT_)
-    trouble(RUNNING_)
-    trouble(ASK_)
-    :: break
-    od
-}
-
-proctype Crashes()
-{
-    byte s_left = CRASHES, d_left = CRASHES;
-
-    do
-    :: atomic { s_left > 0 && !s_down -> s_down = true; s_left-- }
-    :: atomic { d_left > 0 && !d_down -> d_down = true; d_left-- }
-    :: break
+    :: atomic { crashes > 0 && !s_down -> s_down = true; crashes-- }
+    :: atomic { crashes > 0 && !d_down -> d_down = true; crashes-- }
+    mishaps(PREPARE_)
+    mishaps(PREPARED_)
+    mishaps(IMAGES_)
+    mishaps(READY_)
+    mishaps(FAILED_)
+    mishaps(COMMIT_)
+    mishaps(ABORT_)
+    mishaps(RUNNING_)
+    mishaps(ASK_)
+    :: break /* from here on all goes well */
     od
 }
 
@@ -270,8 +236,7 @@ init
     atomic {
         run Source();
         run Destination();
-        run Network();
-        run Crashes()
+        run Trouble()
     }
 }
 

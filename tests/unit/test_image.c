@@ -77,11 +77,11 @@ static void test_root(void **state)
     assert_int_equal(entries_in("layers"), 1);
     assert_int_equal(entries_in("staging"), 0);
 
-    auto_image loaded = {0};
+    auto_image loaded = {0}, none = {0};
     assert_int_equal(fm_image_load(store, "my-root", &loaded, &err), 0);
     assert_string_equal(loaded.layers.items[0], image.layers.items[0]);
-    assert_int_equal(fm_image_load(store, "unknown", &loaded, &err), -FM_E_NOT_FOUND);
-    assert_true(fm_image_load(store, "../x", &loaded, &err) < 0);
+    assert_int_equal(fm_image_load(store, "unknown", &none, &err), -FM_E_NOT_FOUND);
+    assert_true(fm_image_load(store, "../x", &none, &err) < 0);
 }
 
 /* Any change of content or metadata is another layer. */

@@ -43,7 +43,7 @@ struct control {
 
 static bool enabled[SUBJECTS];
 static int epoll_fd;
-static struct watch *graveyard;
+static struct watch *watches, *graveyard;
 static struct control *controls;
 static uint64_t ticks;
 static bool quitting;
@@ -80,7 +80,8 @@ struct watch *sink_watch(int fd, uint32_t events, watch_handler *handle, void *c
     struct watch *watch = wl_alloc(1, sizeof(*watch));
     struct epoll_event event = {.events = events, .data.ptr = watch};
 
-    *watch = (struct watch){.fd = fd, .handle = handle, .context = context};
+    *watch = (struct watch){.fd = fd, .handle = handle, .context = context, .next = watches};
+    watches = watch;
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event))
         wl_die("epoll_ctl: %s", strerror(errno));
     return watch;
@@ -95,6 +96,12 @@ void sink_watch_events(struct watch *watch, uint32_t events)
 
 void sink_unwatch(struct watch *watch)
 {
+    for (struct watch **at = &watches; *at; at = &(*at)->next) {
+        if (*at == watch) {
+            *at = watch->next;
+            break;
+        }
+    }
     close(watch->fd);
     watch->gone = true;
     watch->next = graveyard;

@@ -108,7 +108,7 @@ static void run_phase(struct client *client, enum phase phase)
             client->stopping = true;
             client->phase_end_us = UINT64_MAX;
         }
-        more = client_issue(client);
+        more = client_issue(client) && (phase == VERIFY || !client->stopping);
         if (!more && client_outstanding(client) == 0)
             break;
         if (!more && drain_until == UINT64_MAX)
@@ -133,8 +133,6 @@ static void run_phase(struct client *client, enum phase phase)
 /* Counting what is lost matters more than the old connection: a broken one is replaced here. */
 static void verify(struct client *client)
 {
-    uint64_t total = client->options.keys + client->fill_count;
-
     if (client->broken || client_outstanding(client) > 0) {
         close(client->fd);
         client->fd = wl_tcp_connect(&client->options.server, 1000);
@@ -144,8 +142,8 @@ static void verify(struct client *client)
     }
     run_phase(client, VERIFY);
     client->verified = !client->broken;
-    for (uint64_t key = client->verified_until; client->broken && key < total; key++)
-        client->lost += client->acked_version[key] ? 1 : 0;
+    if (client->broken)
+        client_give_up(client);
 }
 
 static void report(struct client *client)

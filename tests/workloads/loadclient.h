@@ -98,6 +98,9 @@ bool client_issue(struct client *client);
 void client_transmit(struct client *client);
 void client_receive(struct client *client);
 
+/** Counts as lost what the verification did not reach. */
+void client_give_up(struct client *client);
+
 /** The unix socket on which `ready`, `mark`, `status` and `stop` are answered. */
 int control_listen(const char *path);
 void control_accept(struct client *client);

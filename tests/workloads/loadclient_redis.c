@@ -279,3 +279,11 @@ void client_transmit(struct client *client)
     memmove(client->out, client->out + done, client->out_length - done);
     client->out_length -= done;
 }
+
+void client_give_up(struct client *client)
+{
+    uint64_t total = client->options.keys + client->fill_count;
+
+    for (uint64_t key = client->verified_until; key < total; key++)
+        client->lost += client->acked_version[key] ? 1 : 0;
+}

@@ -450,6 +450,7 @@ int main(int argc, char **argv)
     uint64_t deadline;
     const char *check;
     char *result;
+    bool good;
 
     parse_options(argc, argv);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -485,5 +486,7 @@ int main(int argc, char **argv)
     deadline = wl_now_us() + DRAIN_US;
     while (!all_echoed() && wl_now_us() < deadline)
         turn(deadline);
-    return report(result) ? WL_EXIT_OK : WL_EXIT_BAD;
+    good = report(result);
+    free(result);
+    return good ? WL_EXIT_OK : WL_EXIT_BAD;
 }

@@ -35,7 +35,7 @@ uint64_t wl_mix(uint64_t value);
 uint64_t wl_number(const char *what, const char *text);
 
 /** calloc that dies when memory is out. */
-void *wl_alloc(size_t count, size_t size);
+void *wl_alloc(size_t count, size_t size) __attribute__((returns_nonnull));
 
 /** A signalfd for SIGTERM and SIGINT, which are blocked; SIGPIPE is ignored. */
 int wl_stop_signals(void);
