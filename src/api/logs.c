@@ -142,7 +142,8 @@ int fm_api_container_logs(const struct fm_api_request *request, struct fm_api_re
 
     start = lines == 0 ? st.st_size : lines > 0 ? tail_offset(fd, st.st_size, lines) : 0;
     reply->status = MHD_HTTP_OK;
-    if (fm_api_query_flag(request, "follow"))
+    reply->lasting = fm_api_query_flag(request, "follow");
+    if (reply->lasting)
         reply->response = follow(request, FM_MOVE_FD(fd), path, start);
     else
         reply->response = MHD_create_response_from_fd_at_offset64((uint64_t)(st.st_size - start),

@@ -33,6 +33,7 @@ struct fm_api_request {
 struct fm_api_reply {
     unsigned status;
     struct MHD_Response *response;
+    bool lasting; /* may be silent for any time: the idle limit does not apply */
 };
 
 /* Fills in *reply and returns 0, or sets *err, which is answered as a problem document. */

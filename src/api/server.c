@@ -175,7 +175,8 @@ static enum MHD_Result respond(struct fm_api_server *server, struct MHD_Connecti
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0U);
     if (answer(server, connection, method, path, pending, &reply, &err) < 0)
         fm_api_reply_problem(&reply, 0, &err);
-    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, IDLE_TIMEOUT_S);
+    if (!reply.lasting)
+        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, IDLE_TIMEOUT_S);
     result = MHD_queue_response(connection, reply.status, reply.response);
     MHD_destroy_response(reply.response);
     return result;
@@ -238,8 +239,8 @@ static void completed(void *ctx, struct MHD_Connection *connection, void **state
     struct pending *pending = *state;
 
     (void)ctx;
-    (void)connection;
     (void)code;
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, IDLE_TIMEOUT_S);
     if (pending)
         free(pending->body);
     free(pending);

@@ -50,22 +50,44 @@ static int list(struct cli *cli, const struct cli_args *args, struct fm_error *e
     return 0;
 }
 
-static void print_value(const char *key, const json_t *value)
+static bool is_size(const char *key)
 {
-    fm_autofree char *text = NULL;
+    return fm_ends_with(key, "_bytes") || fm_starts_with(key, "memory_") ||
+           fm_streq(key, "disk_free");
+}
+
+/* A value on one line; what is long or nested is summed up, --json has it all. */
+static char *value_text(const char *key, const json_t *value)
+{
     char size[32];
 
-    if (json_is_integer(value) && fm_starts_with(key, "memory_")) {
-        printf("%-18s %s\n", key,
-               fm_format_size((uint64_t)json_integer_value(value), size, sizeof(size)));
+    if (json_is_string(value))
+        return fm_xstrdup(json_string_value(value));
+    if (json_is_integer(value) && is_size(key))
+        return fm_xstrdup(fm_format_size((uint64_t)json_integer_value(value), size, sizeof(size)));
+    if (json_array_size(value) > 4)
+        return fm_strf("%zu entries", json_array_size(value));
+    return json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+}
+
+static void print_value(const char *key, json_t *value)
+{
+    const char *inner;
+    json_t *part;
+
+    if (!json_is_object(value)) {
+        fm_autofree char *text = value_text(key, value);
+
+        printf("%-22s %s\n", key, text ? text : "");
         return;
     }
-    if (json_is_string(value)) {
-        printf("%-18s %s\n", key, json_string_value(value));
-        return;
+    json_object_foreach(value, inner, part)
+    {
+        fm_autofree char *name = fm_strf("%s.%s", key, inner);
+        fm_autofree char *text = value_text(inner, part);
+
+        printf("%-22s %s\n", name, text ? text : "");
     }
-    text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-    printf("%-18s %s\n", key, text ? text : "");
 }
 
 static int show(struct cli *cli, const struct cli_args *args, struct fm_error *err)

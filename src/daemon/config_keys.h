@@ -31,7 +31,7 @@
     T(container, runc_root, "/run/runc")                                                           \
     T(container, cgroup_parent, "/fleximigrate")                                                   \
     T(container, criu, "criu")                                                                     \
-    T(container, interposer_dir, FM_LIBEXECDIR "/bin")                                             \
+    T(container, interposer_dir, FM_LIBEXECDIR)                                                    \
     T(container, shim, FM_LIBEXECDIR "/fleximigrate-shim")
 #define FM_CONFIG_KEYS_NETWORK(T, N, L)                                                            \
     T(network, bridge, "fmbr0")                                                                    \

@@ -9,13 +9,8 @@
 #define PROTOCOL_VERSION 1
 /* Between two frames of a migration lie a queue of layers or a slow dump, not more. */
 #define IDLE_TIMEOUT_MS 600000
-
-/* One connection: which migration it brought. */
-struct conversation {
-    const struct fm_peer_service *service;
-    struct fm_connection *c;
-    struct fm_incoming *brought; /* by PREPARE on this connection */
-};
+/* How long a peer may go on sending after it was told that its stream failed. */
+#define DRAIN_MS 10000
 
 static json_t *done(int rc)
 {
@@ -78,22 +73,22 @@ static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in
 }
 
 /* Requests about an incoming migration that is there already. */
-static json_t *on_incoming(struct conversation *v, const struct fm_frame *frame, const json_t *body,
+static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, const json_t *body,
                            struct fm_error *err)
 {
     const char *id = json_string_value(json_object_get(body, "migration"));
     struct fm_incoming *in = fm_incoming_find(v->service->incoming, id, err);
     if (!in)
-        return frame->type == FM_FRAME_ABORT ? json_object() : NULL;
-    if (!fm_streq(fm_connection_peer(v->c)->name, in->source.name)) {
+        return type == FM_FRAME_ABORT ? json_object() : NULL;
+    if (!fm_streq(v->peer, in->source.name)) {
         fm_error_set(err, FM_E_AUTH, "migration %s belongs to host '%s'", in->id, in->source.name);
         return NULL;
     }
-    if (frame->type == FM_FRAME_RETURN)
+    if (type == FM_FRAME_RETURN)
         return give_back(v->service, in, err);
     json_t *answer = NULL;
     pthread_mutex_lock(&in->lock);
-    switch (frame->type) {
+    switch (type) {
     case FM_FRAME_TREE: {
         const char *name = json_string_value(json_object_get(body, "name"));
         answer = done(fm_incoming_tree(in, v->c, name ? name : "", err));
@@ -118,17 +113,17 @@ static json_t *on_incoming(struct conversation *v, const struct fm_frame *frame,
         answer = done(fm_incoming_complete(in, err));
         break;
     default:
-        fm_error_set(err, FM_E_PROTOCOL, "unexpected frame %s", fm_frame_type_name(frame->type));
+        fm_error_set(err, FM_E_PROTOCOL, "unexpected frame %s", fm_frame_type_name(type));
     }
     pthread_mutex_unlock(&in->lock);
     return answer;
 }
 
-static json_t *handle(struct conversation *v, const struct fm_frame *frame, const json_t *body,
-                      struct fm_error *err)
+json_t *fm_peer_answer(struct fm_conversation *v, enum fm_frame_type type, const json_t *body,
+                       struct fm_error *err)
 {
     const struct fm_peer_service *s = v->service;
-    switch (frame->type) {
+    switch (type) {
     case FM_FRAME_PING:
         return s->self(s->ctx);
     case FM_FRAME_DECISION:
@@ -138,10 +133,9 @@ static json_t *handle(struct conversation *v, const struct fm_frame *frame, cons
     case FM_FRAME_CHECK:
         return fm_incoming_check(s->incoming, body, err);
     case FM_FRAME_PREPARE:
-        return fm_incoming_prepare(s->incoming, fm_connection_peer(v->c)->name, body, &v->brought,
-                                   err);
+        return fm_incoming_prepare(s->incoming, v->peer, body, &v->brought, err);
     default:
-        return on_incoming(v, frame, body, err);
+        return on_incoming(v, type, body, err);
     }
 }
 
@@ -174,7 +168,7 @@ static enum fm_frame_type answer_to(enum fm_frame_type request)
 }
 
 /* Images are streamed without an answer: what is wrong with them ends the connection. */
-static int take_image(struct conversation *v, const struct fm_frame *frame, struct fm_error *err)
+static int take_image(struct fm_conversation *v, const struct fm_frame *frame, struct fm_error *err)
 {
     if (!v->brought)
         return fm_error_set(err, FM_E_PROTOCOL, "images without PREPARE");
@@ -186,18 +180,18 @@ static int take_image(struct conversation *v, const struct fm_frame *frame, stru
 
 /* Serves one frame; negative when the connection is to end. A refused request leaves it usable
  * unless a stream was open. */
-static int serve_frame(struct conversation *v, const struct fm_frame *frame)
+static int serve_frame(struct fm_conversation *v, const struct fm_frame *frame)
 {
     struct fm_error err = {0};
     enum fm_frame_type type = frame->type;
     if (type == FM_FRAME_IMAGE && take_image(v, frame, &err) == 0)
         return 0;
     json_auto_t *body = err.code ? NULL : fm_frame_json(frame, &err);
-    json_auto_t *answer = body ? handle(v, frame, body, &err) : NULL;
+    json_auto_t *answer = body ? fm_peer_answer(v, type, body, &err) : NULL;
     if (answer)
         return fm_connection_send_json(v->c, answer_to(type), answer, &err);
-    fm_warn(FM_MIGRATION_MANAGER, "%s from %s failed: %s.", fm_frame_type_name(type),
-            fm_connection_peer(v->c)->name, err.text);
+    fm_warn(FM_MIGRATION_MANAGER, "%s from %s failed: %s.", fm_frame_type_name(type), v->peer,
+            err.text);
     int rc = fm_connection_send_error(v->c, FM_FRAME_FAILED, &err, &(struct fm_error){0});
     return type == FM_FRAME_IMAGE || type == FM_FRAME_TREE ? -1 : rc;
 }
@@ -220,7 +214,8 @@ static int greet(struct fm_connection *c, struct fm_components *p, struct fm_err
 
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
 {
-    struct conversation v = {.service = service, .c = c};
+    struct fm_conversation v = {
+        .service = service, .peer = fm_connection_peer(c)->name, .c = c};
     struct fm_error err = {0};
     if (greet(c, service->parts, &err) < 0) {
         fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);
@@ -228,8 +223,16 @@ void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *
     }
     fm_connection_set_timeout(c, IDLE_TIMEOUT_MS);
     struct fm_frame frame;
-    while (fm_connection_recv(c, &frame, &err) == 0 && serve_frame(&v, &frame) == 0)
+    int rc;
+    while ((rc = fm_connection_recv(c, &frame, &err)) == 0 && serve_frame(&v, &frame) == 0)
         continue;
+    if (rc < 0 && err.code != FM_E_CLOSED) {
+        fm_warn(FM_MIGRATION_MANAGER, "Connection from %s: %s.", fm_connection_peer(c)->name,
+                err.text);
+        fm_connection_send_error(c, FM_FRAME_FAILED, &err, &(struct fm_error){0});
+    }
+    if (rc == 0 || err.code != FM_E_CLOSED)
+        fm_connection_drain(c, DRAIN_MS);
     if (v.brought)
         fm_incoming_orphaned(v.brought);
 }

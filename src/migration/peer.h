@@ -18,6 +18,17 @@ struct fm_peer_service {
     void *ctx;
 };
 
+/* One connection: who is there and which migration it brought. */
+struct fm_conversation {
+    const struct fm_peer_service *service;
+    const char *peer;            /* the other host's name */
+    struct fm_connection *c;     /* for the requests that a stream follows */
+    struct fm_incoming *brought; /* by PREPARE on this connection */
+};
+/* The answer to one request, a new reference; NULL with err. */
+json_t *fm_peer_answer(struct fm_conversation *v, enum fm_frame_type type, const json_t *body,
+                       struct fm_error *err);
+
 /* Serves one connection to its end. */
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c);
 

@@ -370,6 +370,19 @@ void fm_connection_close(struct fm_connection *c)
     free(c);
 }
 
+void fm_connection_drain(struct fm_connection *c, uint64_t timeout_ms)
+{
+    uint64_t deadline = fm_now_ms() + timeout_ms;
+    char junk[65536];
+    ssize_t n;
+
+    do {
+        if (fm_socket_wait(c->fd, POLLIN, deadline) < 0)
+            return;
+        n = recv(c->fd, junk, sizeof(junk), MSG_DONTWAIT);
+    } while (n > 0 || (n < 0 && errno == EAGAIN));
+}
+
 void fm_connection_shutdown(struct fm_connection *c)
 {
     atomic_store(&c->shut, true);

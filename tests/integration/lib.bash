@@ -23,7 +23,8 @@ cluster_start()
     local name=${BATS_TEST_FILENAME##*/}
     name=${name%.bats}
     export cluster_prefix=${name//_/-}-$$
-    tail --pid=$$ -f /dev/null 3>&- 4>&- && cluster_down >/dev/null 2>&1 3>&- 4>&- &
+    setsid bash -c 'tail --pid="$1" -f /dev/null && exec "$2" down "$3"' guard $$ "$top/scripts/hosts" \
+        "$cluster_prefix" </dev/null >/dev/null 2>&1 3>&- 4>&- &
     export guard=$!
     disown "$guard"
     cluster_up "$cluster_prefix" "$@" 3>&- 4>&-

@@ -111,6 +111,8 @@ int tcp_client(const char *netns, const char *ip, uint16_t port)
     if (connect(fd, (struct sockaddr *)&address, len) < 0)
         die("cannot connect");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    struct timeval patience = {.tv_sec = 5};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     return fd;
 }
 
@@ -219,6 +221,7 @@ static void restore(int fd, struct connection *c)
         options[count++] = (struct tcp_repair_opt){8, 0};
     options[count++] = (struct tcp_repair_opt){2, (uint32_t)c->mss};
     set(fd, TCP_REPAIR_OPTIONS, options, (socklen_t)(count * sizeof(options[0])));
+    c->timestamp += 2; /* it was read with its lowest bit cleared: never go back */
     set(fd, TCP_TIMESTAMP, &c->timestamp, sizeof(c->timestamp));
     restore_queue(fd, c, TCP_RECV_QUEUE);
     restore_queue(fd, c, TCP_SEND_QUEUE);

@@ -61,6 +61,8 @@ static double request_in_mid_hold(const struct scene *s, struct tcp_server *serv
     tcp_server_thaw(server);
     assert_int_equal(recv(client, answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
     double after = ms_since(resumed);
+    if (commit)
+        set_remote(&host_c, SERVER_IP, host_b.address);
     CALL(host_a, LAB_HOLD_END);
     return after;
 }

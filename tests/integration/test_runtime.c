@@ -237,9 +237,10 @@ static void test_found(void **state)
 
     fm_autocontainer struct fm_container *c =
         fm_container_discover("found", box.b.bundle, state_of("found").init_pid, &err);
-    if (!c)
-        print_error("%s\n", err.text);
-    assert_non_null(c);
+    if (!c) {
+        fail_msg("%s", err.text);
+        return;
+    }
     assert_true(c->found);
     assert_string_equal(c->command.items[0], "/bin/sh");
     assert_int_equal(c->volume_count, 1);

@@ -12,7 +12,7 @@
  *   3 D in READY runs the container without asking
  *   4 D in READY throws the container away without asking
  *   5 S does not repeat COMMIT after a crash, and answers no question
- *   6 S thaws the original before ABORT is on disk
+ *   6 S lets the original run after a crash, and writes no ABORT
  */
 
 #ifndef BROKEN
@@ -78,7 +78,13 @@ begin:
         if
         :: s_decision == COMMIT -> goto commit
         :: s_decision == ABORT -> goto abort
-        :: s_decision == NOTHING && s_journal == STARTED -> goto abort
+        :: s_decision == NOTHING && s_journal == STARTED ->
+#if BROKEN == 6
+            s_runs = true;
+            goto serve
+#else
+            goto abort
+#endif
         :: s_journal == NOTHING -> s_journal = STARTED
         fi;
 
@@ -98,6 +104,7 @@ begin:
         od;
 
 #if BROKEN == 2
+        skip; /* spin wants no jump into a d_step */
         send(COMMIT_);
 #endif
         s_decision = COMMIT;
@@ -114,9 +121,6 @@ commit:
         goto serve;
 
 abort:
-#if BROKEN == 6
-        s_runs = true;
-#endif
         s_decision = ABORT;
         s_runs = true; /* thawed */
         send(ABORT_);
@@ -227,7 +231,10 @@ proctype Trouble()
     mishaps(ABORT_)
     mishaps(RUNNING_)
     mishaps(ASK_)
-    :: break /* from here on all goes well */
+    :: break
+    od;
+    do /* from here on all goes well; time passes, also when nobody acts any more */
+    :: skip
     od
 }
 
