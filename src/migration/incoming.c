@@ -53,9 +53,20 @@ static void incoming_free(struct fm_incoming *in)
     if (in->restore)
         in->parts->state.ops->restore_end(in->parts->state.ctx, in->restore);
     fm_container_free(in->container);
+    pthread_cond_destroy(&in->changed);
     pthread_mutex_destroy(&in->lock);
     free(in->dir);
     free(in);
+}
+
+static void stop_asking(struct fm_incoming *in)
+{
+    pthread_mutex_lock(&in->lock);
+    in->closing = true;
+    pthread_cond_broadcast(&in->changed);
+    while (in->asking)
+        pthread_cond_wait(&in->changed, &in->lock);
+    pthread_mutex_unlock(&in->lock);
 }
 
 void fm_incoming_table_free(struct fm_incoming_table *t)
@@ -65,6 +76,7 @@ void fm_incoming_table_free(struct fm_incoming_table *t)
     while (t->first) {
         struct fm_incoming *in = t->first;
         t->first = in->next;
+        stop_asking(in);
         incoming_free(in);
     }
     pthread_mutex_destroy(&t->lock);
@@ -207,6 +219,7 @@ static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
     struct fm_incoming *in = fm_xcalloc(1, sizeof(*in));
     in->parts = p;
     pthread_mutex_init(&in->lock, NULL);
+    pthread_cond_init(&in->changed, NULL);
     snprintf(in->id, sizeof(in->id), "%s", id);
     snprintf(in->return_of, sizeof(in->return_of), "%s", return_of ? return_of : "");
     in->dir = fm_strf("%s/%s", p->migrations_dir, id);

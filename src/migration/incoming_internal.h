@@ -8,6 +8,8 @@
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
 /* Starts the runtime's restore, held before CRIU. */
 int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err);
+/* Asks the source once for its decision and follows it; true when there was none yet. */
+bool fm_incoming_ask(struct fm_incoming *in);
 /* From the journal into the table. */
 struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,
                                      struct fm_error *err);

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -330,30 +331,55 @@ static char *ask_decision(struct fm_incoming *in)
 
 /* READY may neither run nor discard by itself: it asks until the source has decided. Meanwhile the
  * source may as well come back with a COMMIT or an ABORT of its own. */
+bool fm_incoming_ask(struct fm_incoming *in)
+{
+    fm_autofree char *decision = ask_decision(in);
+    struct fm_error err = {0};
+    pthread_mutex_lock(&in->lock);
+    if (in->stage == FM_STAGE_READY && fm_streq(decision, "abort"))
+        fm_incoming_abort(in, "the source has decided to abort", &err);
+    else if ((in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED) &&
+             fm_streq(decision, "commit"))
+        json_decref(fm_incoming_commit(in, &err));
+    bool waiting = in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED;
+    pthread_mutex_unlock(&in->lock);
+    return waiting;
+}
+
+/* False when the daemon is being stopped. */
+static bool pause_asking(struct fm_incoming *in)
+{
+    uint64_t until = fm_realtime_us() + ASK_PAUSE_MS * 1000;
+    struct timespec deadline = {.tv_sec = (time_t)(until / 1000000),
+                                .tv_nsec = (long)(until % 1000000) * 1000};
+    pthread_mutex_lock(&in->lock);
+    if (!in->closing)
+        pthread_cond_timedwait(&in->changed, &in->lock, &deadline);
+    bool closing = in->closing;
+    pthread_mutex_unlock(&in->lock);
+    return !closing;
+}
+
 static void *ask_until_decided(void *arg)
 {
     struct fm_incoming *in = arg;
-    for (;;) {
-        fm_autofree char *decision = ask_decision(in);
-        struct fm_error err = {0};
-        pthread_mutex_lock(&in->lock);
-        if (in->stage == FM_STAGE_READY && fm_streq(decision, "abort"))
-            fm_incoming_abort(in, "the source has decided to abort", &err);
-        else if ((in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED) &&
-                 fm_streq(decision, "commit"))
-            json_decref(fm_incoming_commit(in, &err));
-        bool waiting = in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED;
-        pthread_mutex_unlock(&in->lock);
-        if (!waiting)
-            return NULL;
-        poll(NULL, 0, ASK_PAUSE_MS);
-    }
+    while (fm_incoming_ask(in) && pause_asking(in))
+        continue;
+    pthread_mutex_lock(&in->lock);
+    in->asking = false;
+    pthread_cond_broadcast(&in->changed);
+    pthread_mutex_unlock(&in->lock);
+    return NULL;
 }
 
+/* With the lock held, or before anybody else knows it. */
 static void start_asking(struct fm_incoming *in)
 {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, ask_until_decided, in) == 0)
+    if (in->asking)
+        return;
+    in->asking = pthread_create(&thread, NULL, ask_until_decided, in) == 0;
+    if (in->asking)
         pthread_detach(thread);
 }
 
@@ -361,12 +387,11 @@ void fm_incoming_orphaned(struct fm_incoming *in)
 {
     pthread_mutex_lock(&in->lock);
     struct fm_error err = {0};
-    bool ready = in->stage == FM_STAGE_READY;
     if (in->stage < FM_STAGE_READY)
         fm_incoming_abort(in, "the source went away", &err);
-    pthread_mutex_unlock(&in->lock);
-    if (ready)
+    else if (in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED)
         start_asking(in);
+    pthread_mutex_unlock(&in->lock);
 }
 
 /* COMMIT had been received. When the restore was let go the container may run already. */

@@ -59,6 +59,9 @@ int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bo
                       struct fm_error *err);
 int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                         struct fm_error *err);
+/* A restored connection may have asked for its peer's MAC while the port was still blocked (leaving TCP repair mode sends
+ * a probe); the kernel would ask again after 1 s. Forgetting the question makes the next packet ask at once. */
+void fm_endpoint_forget_unresolved(const struct fm_endpoint *ep);
 /* network.c */
 extern const struct fm_network_ops fm_fabric_ops;
 int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,

@@ -146,6 +146,7 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     if (rc == 0)
         rc = fm_announce(fabric->packet_fd, fabric->bridge_index, &port.ip, port.mac, err);
     fm_hold_came_back(fabric, &port);
+    fm_endpoint_forget_unresolved(ep);
     return rc;
 }
 

@@ -1,5 +1,5 @@
-/* The receiving half of a connection whose frames come from a fuzzer's input. They are well-formed, as
- * the wire has checked that before anybody sees them; what they carry is not. */
+/* The receiving half of a connection whose frames come from a fuzzer's input. They are well-formed,
+ * as the wire has checked that before anybody sees them; what they carry is not. */
 #ifndef FM_TESTS_FAKE_WIRE_H
 #define FM_TESTS_FAKE_WIRE_H
 

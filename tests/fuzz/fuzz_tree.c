@@ -1,7 +1,8 @@
 /* libFuzzer: an archive from a hostile source. Nothing may come to be outside of the directory.
  *
- * Input: 2 bytes of chunk size, 2 bytes of length and the list of paths, 2 bytes of length and the list of
- * vanished paths, then the archive. Run it as an ordinary user: it makes whatever the archive says. */
+ * Input: 2 bytes of chunk size, 2 bytes of length and the list of paths, 2 bytes of length and the
+ * list of vanished paths, then the archive. Run it as an ordinary user: it makes whatever the
+ * archive says. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -60,8 +61,8 @@ static void cut_input(const uint8_t *data, size_t size)
     fake_wire_close(&c);
 }
 
-/* Headers get the checksum that they should have, or hardly a mutation would be looked at (POSIX ustar:
- * the sum of the header's bytes, its own field counting as blanks). */
+/* Headers get the checksum that they should have, or hardly a mutation would be looked at (POSIX
+ * ustar: the sum of the header's bytes, its own field counting as blanks). */
 static uint8_t *mend_headers(const uint8_t *data, size_t size)
 {
     uint8_t *archive = fm_xmalloc(size + 1);

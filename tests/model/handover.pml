@@ -234,7 +234,7 @@ proctype Trouble()
     :: break
     od;
     do /* from here on all goes well; time passes, also when nobody acts any more */
-    :: skip
+    :: _nr_pr > 0 /* always; spin refuses a plain `skip` */
     od
 }
 

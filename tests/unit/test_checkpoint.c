@@ -198,6 +198,31 @@ static void images_arrive_while_they_are_written(void **state)
         same_file(f, json_string_value(json_object_get(json_array_get(manifest, i), "name")));
 }
 
+static void many_small_files_travel_together(void **state)
+{
+    struct fixture *f = *state;
+    struct fm_checkpoint_stats stats;
+    char name[32];
+
+    for (size_t i = 0; i < 200; i++) {
+        snprintf(name, sizeof(name), "core-%zu.img", i);
+        grow(f, name, i * 137);
+    }
+    grow(f, "bundled.img", FM_IMAGE_BUNDLED_MAX);
+    grow(f, "large.img", FM_IMAGE_BUNDLED_MAX + 1);
+    grow(f, "larger.img", 3 * MIB + 1);
+    receive_begin(f);
+    struct fm_checkpoint_sender *s = fm_checkpoint_send_begin(f->pair.a, f->from, &f->err);
+    json_auto_t *manifest = fm_checkpoint_send_finish(s, &stats, &f->err);
+    assert_non_null(manifest);
+    assert_int_equal(stats.files, 203);
+    send_manifest(f, manifest);
+    if (receive_end(f) < 0)
+        fail_msg("%s", f->receive_error.text);
+    for (size_t i = 0; i < json_array_size(manifest); i++)
+        same_file(f, json_string_value(json_object_get(json_array_get(manifest, i), "name")));
+}
+
 static void only_regular_files_travel(void **state)
 {
     struct fixture *f = *state;
@@ -366,6 +391,54 @@ static void offsets_must_fit(void **state)
     }
 }
 
+static int receive_bundle(struct fixture *f, const char *bundle, const char *text)
+{
+    struct fm_stream stream;
+
+    wire_pair_disconnect(&f->pair);
+    assert_int_equal(wire_pair_connect(&f->pair), 0);
+    receive_begin(f);
+    json_auto_t *image = json_pack("{s:o}", "bundle", json_loads(bundle, 0, NULL));
+    fm_stream_init(&stream, f->pair.a);
+    fm_connection_send_json(f->pair.a, FM_FRAME_IMAGE, image, NULL);
+    fm_stream_send(&stream, text, strlen(text), NULL);
+    fm_stream_send_end(&stream, NULL);
+    fm_stream_clear(&stream);
+    fm_connection_send_json(f->pair.a, FM_FRAME_FROZEN, NULL, NULL);
+    return receive_end(f);
+}
+
+static void bundles_must_fit(void **state)
+{
+    static const struct {
+        const char *bundle;
+        const char *text;
+    } wrong[] = {
+        {"[{\"name\":\"a\",\"bytes\":5}]", "1234"},
+        {"[{\"name\":\"a\",\"bytes\":5}]", "123456"},
+        {"[{\"name\":\"a\",\"bytes\":5}]", ""},
+        {"[{\"name\":\"a\",\"bytes\":0}]", "1"},
+        {"[{\"name\":\"a\",\"bytes\":-1}]", ""},
+        {"[{\"name\":\"a\",\"bytes\":9223372036854775807}]", "1"},
+        {"[{\"name\":\"a\",\"bytes\":1},{\"name\":\"a\",\"bytes\":1}]", "11"},
+        {"[{\"name\":\"../a\",\"bytes\":1}]", "1"},
+        {"[{\"name\":\"a\"}]", "1"},
+        {"[7]", "1"},
+        {"{}", "1"},
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < FM_COUNT(wrong); i++) {
+        if (receive_bundle(f, wrong[i].bundle, wrong[i].text) != -FM_E_PROTOCOL)
+            fail_msg("bundle %zu: %s", i, f->receive_error.text);
+    }
+    /* The same, well-formed, is refused only for its missing manifest. */
+    assert_int_equal(receive_bundle(f, "[{\"name\":\"a\",\"bytes\":1}]", "1"), -FM_E_PROTOCOL);
+    assert_non_null(strstr(f->receive_error.text, "manifest"));
+    f->max_bytes = 4;
+    assert_int_equal(receive_bundle(f, "[{\"name\":\"a\",\"bytes\":5}]", "12345"), -FM_E_NO_SPACE);
+}
+
 static int receive_with_manifest(struct fixture *f, json_t *manifest)
 {
     wire_pair_disconnect(&f->pair);
@@ -427,6 +500,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(images_arrive_while_they_are_written),
+        TEST(many_small_files_travel_together),
         TEST(only_regular_files_travel),
         TEST(an_abort_leaves_the_connection_usable),
         TEST(a_changed_byte_is_a_checksum_mismatch),
@@ -436,6 +510,7 @@ int main(void)
         TEST(a_file_that_is_there_is_replaced_not_followed),
         TEST(unusable_names_are_refused),
         TEST(offsets_must_fit),
+        TEST(bundles_must_fit),
         TEST(the_manifest_must_match),
     };
 

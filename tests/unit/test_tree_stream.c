@@ -820,6 +820,26 @@ static void a_wrong_digest_is_a_checksum_mismatch(void **state)
     assert_int_equal(job.rc, -FM_E_CHECKSUM);
 }
 
+static void a_senders_reason_is_passed_on(void **state)
+{
+    static const struct {
+        const char *code;
+        enum fm_code expected;
+    } reasons[] = {{"NO_SPACE", FM_E_NO_SPACE}, {"OK", FM_E_FAILED}, {"nonsense", FM_E_FAILED}};
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < FM_COUNT(reasons); i++) {
+        struct receive_job job = {.f = f, .max_bytes = 1 << 20};
+        pthread_t thread;
+        json_auto_t *reason = json_pack("{s:s,s:s}", "code", reasons[i].code, "message", "because");
+        assert_int_equal(pthread_create(&thread, NULL, receive, &job), 0);
+        fm_connection_send_json(f->pair.a, FM_FRAME_ERROR, reason, NULL);
+        pthread_join(thread, NULL);
+        assert_int_equal(job.rc, -(int)reasons[i].expected);
+        assert_non_null(strstr(f->receive_error.text, "because"));
+    }
+}
+
 static void a_sender_that_dies_is_noticed(void **state)
 {
     struct fixture *f = *state;
@@ -882,6 +902,7 @@ int main(void)
         TEST(more_than_was_reserved_is_refused),
         TEST(junk_is_refused),
         TEST(a_wrong_digest_is_a_checksum_mismatch),
+        TEST(a_senders_reason_is_passed_on),
         TEST(a_sender_that_dies_is_noticed),
         TEST(paths_are_checked),
     };

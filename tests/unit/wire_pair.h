@@ -69,8 +69,7 @@ static inline void *wire_pair_serve(void *arg)
 /* Connects once more, for tests that have spoilt their connection. */
 static inline int wire_pair_connect(struct wire_pair *p)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(address);
     struct fm_error err = {0};
     pthread_t thread;
