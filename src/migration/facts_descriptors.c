@@ -13,6 +13,8 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
+#define UNLINKED_FILE_MAX (512u << 20) /* what a checkpoint may hold of one */
+
 /* One open descriptor. */
 struct descriptor {
     pid_t pid;
@@ -204,6 +206,22 @@ static bool is_dumpable_device(dev_t device)
            (number >= PTY_FIRST && number <= PTY_LAST);
 }
 
+/* Such a file exists nowhere but in the checkpoint, and its size there is limited. */
+static void check_unlinked(struct fm_survey *survey, const struct descriptor *d,
+                           const struct stat *st)
+{
+    char size[32];
+
+    if (!S_ISREG(st->st_mode) || st->st_nlink > 0 ||
+        (uint64_t)st->st_blocks * 512 <= UNLINKED_FILE_MAX)
+        return;
+    fm_survey_obstacle(survey, "unlinked-file", FM_STOPS, "let the program close it",
+                       "%s has a removed file of %s open (descriptor %d), too large for a "
+                       "checkpoint",
+                       d->who, fm_format_size((uint64_t)st->st_blocks * 512, size, sizeof(size)),
+                       d->fd);
+}
+
 static void check_file(struct fm_survey *survey, const struct descriptor *d)
 {
     fm_autofree char *path = fm_strf("/proc/%d/fd/%d", d->pid, d->fd);
@@ -217,6 +235,7 @@ static void check_file(struct fm_survey *survey, const struct descriptor *d)
                            "%s has the device %s open, which CRIU cannot dump", d->who, d->target);
     else
         check_mount(survey, d);
+    check_unlinked(survey, d, &st);
 }
 
 /* "net:[4026531840]" */

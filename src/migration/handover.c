@@ -130,7 +130,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     struct fm_components *p = m->parts;
     struct fm_host self = {0};
     snprintf(self.name, sizeof(self.name), "%s", p->host);
-    snprintf(self.address, sizeof(self.address), "%s", p->advertise);
+    snprintf(self.address, sizeof(self.address), "%s", p->advertise ? p->advertise : "");
     int rc = fm_migration_step(m, FM_STEP_PREPARE,
                                json_pack("{s:s}", "destination", m->options.destination), err);
     if (rc < 0)

@@ -27,7 +27,7 @@ int fm_hosts_enter_self(struct fm_components *p, int wire_port, int api_port, st
                            .api_port = api_port,
                            .cordoned = json_is_true(json_object_get(old, "cordoned"))};
     snprintf(self.name, sizeof(self.name), "%s", p->host);
-    snprintf(self.address, sizeof(self.address), "%s", p->advertise);
+    snprintf(self.address, sizeof(self.address), "%s", p->advertise ? p->advertise : "");
     json_auto_t *doc = fm_host_to_json(&self);
     return p->store.ops->put(p->store.ctx, "host", p->host, doc, err);
 }

@@ -9,6 +9,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "criu/image_fix.h"
 #include "criu/session.h"
 
 /* A runtime that does not even reach CRIU in this time never will. */
@@ -29,6 +30,7 @@ struct fm_restore {
     struct fm_session *session;
     struct fm_runtime_job job;
     bool resumed;
+    char *images;
     char *work_dir;
 };
 
@@ -166,6 +168,7 @@ static void restore_free(struct fm_restore *restore)
     fm_session_close(restore->session);
     if (restore->job.pidfd > 0)
         close(restore->job.pidfd);
+    free(restore->images);
     free(restore->work_dir);
     free(restore->id);
     free(restore);
@@ -175,16 +178,15 @@ static int restore_start(void *ctx, const struct fm_restore_plan *plan, struct f
                          struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
-    fm_autofree char *images = NULL;
     struct fm_restore *restore = fm_xcalloc(1, sizeof(*restore));
     restore->id = fm_xstrdup(plan->id);
     restore->job.pidfd = -1;
-    int rc = make_dirs(plan->dir, &images, &restore->work_dir, err);
+    int rc = make_dirs(plan->dir, &restore->images, &restore->work_dir, err);
     if (rc == 0 && !(restore->session = fm_session_listen(plan->dir, err)))
         rc = -FM_E_IO;
     struct fm_runtime_restore request = {.id = plan->id,
                                          .bundle = plan->bundle,
-                                         .image_dir = images,
+                                         .image_dir = restore->images,
                                          .work_dir = restore->work_dir,
                                          .log_path = plan->log_path,
                                          .exit_path = plan->exit_path};
@@ -212,7 +214,9 @@ static int restore_go(void *ctx, struct fm_restore *restore, const char *root, u
     const struct fm_runtime *runtime = ctx;
     struct fm_session_request request = request_defaults;
     request.root = root;
-    int rc = fm_session_answer(restore->session, true, &request, err);
+    int rc = fm_image_fix_timers(restore->images, err);
+    if (rc == 0)
+        rc = fm_session_answer(restore->session, true, &request, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, timeout_ms, FM_SESSION_POST_RESTORE,
                          NULL, FM_SESSION_OTHER, NULL, err);

@@ -206,7 +206,7 @@ static int receive_bundle_stream(struct fm_restore_receiver *r, struct fm_stream
     if (rc == 0)
         rc = write_bundle(r, bundle, data, err);
     if (rc == 0)
-        rc = fm_stream_recv(stream, total, &data, &len, err);
+        rc = fm_stream_recv(stream, UINT64_MAX, &data, &len, err);
     if (rc == 0 && len != 0)
         rc = fm_error_set(err, FM_E_PROTOCOL, "a bundle of more bytes than were announced");
     return rc;

@@ -157,6 +157,7 @@ assert_client_unharmed()
     assert_client_served
     "$load_client" --ask "$FM_WORK/client.sock" stop >/dev/null
     wait_gone "$(cat "$FM_WORK/client.pid")"
+    rm "$FM_WORK/client.pid"
     jq -e '.lost_writes == 0 and .connection_resets == 0 and .errors == 0 and .unanswered == 0 and .verified' \
         "$FM_WORK/client.json" >/dev/null || fail "the client was harmed: $(cat "$FM_WORK/client.json" "$FM_WORK/client.log")"
 }

@@ -24,7 +24,7 @@ teardown_file()
 teardown()
 {
     client_kill
-    remove_everywhere redis web
+    remove_everywhere redis web squatter
 }
 
 # begin [OPTION…]: redis on host a, a client, and what the destination holds before.
@@ -77,7 +77,7 @@ assert_stayed()
 
     cluster_cli a -q host add host-c "$(address_of c)" 2>/dev/null # has no daemon
     refused 1 a migrate redis --to host-b --from host-c
-    [[ $stderr == *"source: cannot reach host-c"* ]]
+    [[ $stderr == *"source: host 'host-c' is offline"* ]]
     cluster_cli a -q host remove host-c
     local id
     id=$(last_migration a)
@@ -90,7 +90,7 @@ assert_stayed()
     begin
     cluster_cli a -q host add host-c "$(address_of c)" 2>/dev/null
     refused 1 a migrate redis --to host-c
-    [[ $stderr == *"cannot reach host-c"* ]]
+    [[ $stderr == *"host 'host-c' is offline"* ]]
     cluster_cli a -q host remove host-c
     assert_path a "$(last_migration a)" "PENDING FAILED ROLLBACK FAILED."
     assert_stayed "$(last_migration a)"
@@ -121,7 +121,7 @@ assert_stayed()
     begin
     local device
     device=$(on a ip -o link | grep -o 'fm[0-9a-f]\{8\}' | head -n 1)
-    on b ip link add "$device" type dummy
+    on b ip link add "$device" type bridge
     snapshot b >"$FM_WORK/b.before"
     refused 5 a migrate redis --to host-b
     on b ip link show "$device" # is left alone
@@ -134,13 +134,18 @@ assert_stayed()
     assert_stayed "$id"
 }
 
-@test "PREPARATION fails: the address belongs to a container on the destination that is in no registry" {
+@test "PREPARATION fails: the address belongs to a container that the destination's registry has lost" {
     begin
     cluster_cli b -q run --name squatter --image "$(root_of busybox)" --ip "$ip" -- sleep 3600
     daemon_stop b
-    on b sqlite3 /var/lib/fleximigrate/registry.db "PRAGMA journal_mode" >/dev/null
-    on b sh -c 'sqlite3 /var/lib/fleximigrate/registry.db .dump' >"$FM_WORK/registry.sql"
-    fail "see registry.sql"
+    on b sqlite3 /var/lib/fleximigrate/registry.db "DELETE FROM documents WHERE kind = 'container'"
+    daemon_start b 3>&- 4>&-
+    snapshot b >"$FM_WORK/b.before"
+    refused 5 a migrate redis --to host-b
+    [[ $stderr == *"rolled back from PREPARATION"*"address 10.88.0.5"*"belongs to container 'squatter' on this host"* ]]
+    assert_path a "$(last_migration a)" "PENDING PLANNING PREPARATION FAILED ROLLBACK FAILED."
+    [ "$(status_on b squatter)" = running ]
+    assert_stayed "$(last_migration a)"
 }
 
 @test "PREPARATION fails: the destination has lost its bridge" {

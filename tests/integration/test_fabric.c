@@ -129,6 +129,7 @@ int main(void)
         printf("skipped: needs root for network namespaces\n");
         return 77;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     lab_init();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_with_told_peers),

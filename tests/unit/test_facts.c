@@ -374,6 +374,26 @@ static void stdio_to_a_file_of_the_host_is_found(void **state)
     expect_trait(&trait, "external-stdio", "error", "standard output");
 }
 
+static char keep_large_unlinked_file(int inherited)
+{
+    int fd;
+
+    (void)inherited;
+    mount("tmpfs", "/mnt", "tmpfs", 0, "size=1g");
+    fd = open("/mnt/large", O_CREAT | O_RDWR, 0600);
+    if (unlink("/mnt/large") < 0 || fallocate(fd, 0, 0, 600 * MIB) < 0)
+        return MISSING; /* no room for it */
+    return READY;
+}
+
+static void a_large_removed_file_is_found(void **state)
+{
+    struct trait trait = {.set_up = keep_large_unlinked_file, .inherited = -1};
+
+    (void)state;
+    expect_trait(&trait, "unlinked-file", "error", "600.0 MiB");
+}
+
 static char open_device(int inherited)
 {
     (void)inherited;
@@ -746,6 +766,7 @@ int main(void)
         cmocka_unit_test(a_namespace_of_the_host_is_found),
         cmocka_unit_test(a_file_outside_is_found),
         cmocka_unit_test(stdio_to_a_file_of_the_host_is_found),
+        cmocka_unit_test(a_large_removed_file_is_found),
         cmocka_unit_test(an_open_device_is_found),
         cmocka_unit_test(a_vsock_is_found),
         cmocka_unit_test(multipath_tcp_is_found),

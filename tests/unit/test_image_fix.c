@@ -1,0 +1,199 @@
+/* Corrections of CRIU's images: only the timers that CRIU would stop, and nothing else. */
+#include <endian.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+#include "criu/image_fix.h"
+#include "scratch.h"
+
+/* What CRIU writes: two magic numbers, then size and message, again and again. */
+struct image {
+    uint8_t data[4096];
+    size_t size;
+};
+
+static void put_number(struct image *image, uint32_t value)
+{
+    value = htole32(value);
+    memcpy(image->data + image->size, &value, sizeof(value));
+    image->size += sizeof(value);
+}
+
+static struct image image_of_files(void)
+{
+    struct image image = {.size = 0};
+    put_number(&image, 0x54564319);
+    put_number(&image, 0x56303138);
+    return image;
+}
+
+static void put_entry(struct image *image, const uint8_t *message, size_t size)
+{
+    put_number(image, (uint32_t)size);
+    memcpy(image->data + image->size, message, size);
+    image->size += size;
+}
+
+/* A pipe, of whose message this program knows no field. */
+static const uint8_t pipe_entry[] = {0x08, 1, 0x10, 5, 0x8a, 0x01, 4, 0x08, 5, 0x10, 7};
+
+/* A timerfd of an interval of 5 s: type 17, id, and the timer with id, flags, owner, clock, ticks,
+ * settime flags, value and interval. */
+static void put_timer(struct image *image, uint8_t ticks, uint8_t value_sec, uint8_t value_nsec,
+                      uint8_t interval_sec)
+{
+    const uint8_t entry[] = {
+        0x08, 17,        0x10, 9,          0x62, 24,           0x08, 9,    0x10,  2,    0x1a,
+        4,    0x08,      0,    0x10,       0,    0x20,         1,    0x28, ticks, 0x30, 0,
+        0x38, value_sec, 0x40, value_nsec, 0x48, interval_sec, 0x50, 0};
+    put_entry(image, entry, sizeof(entry));
+}
+
+static void save(const struct image *image)
+{
+    assert_int_equal(fm_file_write(at("files.img"), image->data, image->size, 0600, NULL), 0);
+}
+
+static ino_t inode(void)
+{
+    struct stat st;
+    assert_int_equal(stat(at("files.img"), &st), 0);
+    return st.st_ino;
+}
+
+static void assert_file_is(const struct image *expected)
+{
+    fm_autofree char *data = NULL;
+    size_t size = 0;
+    assert_int_equal(fm_file_read(at("files.img"), 1 << 20, &data, &size, NULL), 0);
+    assert_int_equal(size, expected->size);
+    assert_memory_equal(data, expected->data, size);
+}
+
+static void assert_untouched(const struct image *image)
+{
+    struct fm_error err = {0};
+    save(image);
+    ino_t before = inode();
+    assert_int_equal(fm_image_fix_timers(scratch, &err), 0);
+    assert_int_equal(inode(), before);
+    assert_file_is(image);
+}
+
+static void test_what_runs_or_is_disarmed_stays(void **state)
+{
+    (void)state;
+    struct image image = image_of_files();
+    put_entry(&image, pipe_entry, sizeof(pipe_entry));
+    put_timer(&image, 0, 0, 0, 0);  /* disarmed */
+    put_timer(&image, 0, 0, 0, 5);  /* disarmed, with an interval */
+    put_timer(&image, 1, 0, 0, 0);  /* one-shot that has fired */
+    put_timer(&image, 0, 3, 0, 5);  /* running */
+    put_timer(&image, 1, 0, 77, 5); /* running, almost due, with a tick that was not read */
+    assert_untouched(&image);
+}
+
+static void test_no_files(void **state)
+{
+    (void)state;
+    struct image image = image_of_files();
+    assert_untouched(&image);
+    assert_int_equal(unlink(at("files.img")), 0);
+    assert_int_equal(fm_image_fix_timers(scratch, NULL), 0);
+}
+
+/* The order of the fields on the wire is protobuf's own affair; each of these takes two bytes. */
+static int by_bytes(const void *a, const void *b)
+{
+    return memcmp(a, b, 2);
+}
+
+static void test_expired_periodic_timer_ticks_again(void **state)
+{
+    (void)state;
+    struct image image = image_of_files();
+    struct fm_error err = {0};
+    put_entry(&image, pipe_entry, sizeof(pipe_entry));
+    size_t at_timer = image.size;
+    put_timer(&image, 1, 0, 0, 5);
+    size_t after = image.size;
+    put_entry(&image, pipe_entry, sizeof(pipe_entry));
+    save(&image);
+    assert_int_equal(fm_image_fix_timers(scratch, &err), 0);
+
+    fm_autofree char *data = NULL;
+    size_t size = 0;
+    assert_int_equal(fm_file_read(at("files.img"), 1 << 20, &data, &size, NULL), 0);
+    assert_int_equal(size, image.size);
+    assert_memory_equal(data, image.data, at_timer);
+    assert_memory_equal(data + after, image.data + after, size - after);
+
+    /* value = interval, every other field as it was */
+    struct image expected = image_of_files();
+    size_t start = expected.size;
+    put_timer(&expected, 1, 5, 0, 5);
+    const size_t head = sizeof(uint32_t), field = 2;
+    const size_t length = expected.size - start - head;
+    char *fixed = data + at_timer + head;
+    char *wanted = (char *)expected.data + start + head;
+    qsort(fixed, length / field, field, by_bytes);
+    qsort(wanted, length / field, field, by_bytes);
+    assert_memory_equal(fixed, wanted, length);
+
+    /* nothing is left to do */
+    ino_t before = inode();
+    assert_int_equal(fm_image_fix_timers(scratch, &err), 0);
+    assert_int_equal(inode(), before);
+    assert_false(fm_file_exists(at("files.img.new")));
+}
+
+static void assert_refused(const struct image *image)
+{
+    struct fm_error err = {0};
+    save(image);
+    assert_int_equal(fm_image_fix_timers(scratch, &err), -FM_E_PROTOCOL);
+    assert_non_null(strstr(err.text, "files.img"));
+    assert_file_is(image);
+}
+
+static void test_garbage_is_refused(void **state)
+{
+    (void)state;
+    struct image image = {.size = 3};
+    assert_refused(&image);
+    image.size = 8;
+    assert_refused(&image);
+
+    image = image_of_files();
+    put_timer(&image, 1, 0, 0, 5);
+    for (size_t cut = 1; cut < image.size - 8; cut++) {
+        struct image part = image;
+        part.size -= cut;
+        assert_refused(&part);
+    }
+    image = image_of_files();
+    put_number(&image, UINT32_MAX);
+    assert_refused(&image);
+    image = image_of_files();
+    put_entry(&image, (const uint8_t *)"\x62\x05\x28", 3);
+    assert_refused(&image);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_runs_or_is_disarmed_stays),
+        cmocka_unit_test(test_no_files),
+        cmocka_unit_test(test_expired_periodic_timer_ticks_again),
+        cmocka_unit_test(test_garbage_is_refused),
+    };
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
