@@ -198,7 +198,7 @@ static bool is_fallback_interface(const char *name)
 static void check_interfaces(struct fm_survey *survey)
 {
     fm_autofree char *path = fm_strf("/proc/%d/net/dev", survey->root);
-    fm_autofclose FILE *f = fopen(path, "re");
+    fm_autofclose FILE *f = NULL;
     fm_autofree char *line = NULL;
     size_t size = 0;
     size_t expected = survey->container->ip ? 1 : 0;
@@ -206,6 +206,7 @@ static void check_interfaces(struct fm_survey *survey)
 
     if (fm_proc_same_namespace(survey->root, 0, "net"))
         return;
+    f = fopen(path, "re");
     while (f && getline(&line, &size, f) > 0) {
         char *colon = strchr(line, ':');
 
