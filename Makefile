@@ -28,6 +28,9 @@ test-fault: deps
 	@$(MAKE) --no-print-directory all
 	tests/run --fault
 
+test-model:
+	tests/run --model
+
 sanitize:
 	scripts/sanitize
 
@@ -43,4 +46,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-sanitize build-lint build-fuzz
 
-.PHONY: all deps demo test test-full test-fault sanitize fuzz lint install clean
+.PHONY: all deps demo test test-full test-fault test-model sanitize fuzz lint install clean

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "migration/journal.h"
 
 #define EXIT_USAGE 2
 
@@ -20,6 +21,8 @@ static const char help[] =
     "  --check-config        check the configuration and exit\n"
     "  --log-level LEVEL     debug, info, warn or error; wins over the configuration\n"
     "  --log-format FORMAT   text or json; wins over the configuration\n"
+    "  --fault-points        print the steps at which tests make it die (FLEXIMIGRATE_FAULT), and "
+    "exit\n"
     "  --version             print the version and exit\n"
     "  --help                print this and exit\n"
     "\n"
@@ -34,6 +37,13 @@ struct options {
     bool check;
 };
 
+static void print_fault_points(void)
+{
+#define X(name, text) puts("step." text);
+    FM_STEPS(X)
+#undef X
+}
+
 /* Returns an exit code, negative to go on. */
 static int parse(int argc, char **argv, struct options *options)
 {
@@ -42,6 +52,7 @@ static int parse(int argc, char **argv, struct options *options)
         {"check-config", no_argument, NULL, 'n'},
         {"log-level", required_argument, NULL, 'l'},
         {"log-format", required_argument, NULL, 'f'},
+        {"fault-points", no_argument, NULL, 'p'},
         {"version", no_argument, NULL, 'v'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -62,6 +73,9 @@ static int parse(int argc, char **argv, struct options *options)
         case 'f':
             options->log_format = optarg;
             break;
+        case 'p':
+            print_fault_points();
+            return EXIT_SUCCESS;
         case 'v':
             puts("fleximigrated " FM_VERSION);
             return EXIT_SUCCESS;

@@ -242,7 +242,10 @@ static int install_interposer(struct fm_manager *m, char **dir, struct fm_error 
 static json_t *host_facts(void *ctx, struct fm_error *err)
 {
     struct fm_manager *m = ctx;
-    return fm_facts_host(m->criu, m->config.runc, m->config.state_dir, err);
+    json_t *facts = fm_facts_host(m->criu, m->config.runc, m->config.state_dir, err);
+    if (facts)
+        json_object_set_new(facts, "name", json_string(m->config.host));
+    return facts;
 }
 
 static int open_stores(struct fm_manager *m, struct fm_error *err)

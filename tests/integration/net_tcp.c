@@ -40,32 +40,46 @@ static void take(struct tcp_server *s)
         return;
     }
     uint64_t position = atomic_load(&s->received);
-    for (ssize_t i = 0; s->sink && i < got; i++)
+    for (ssize_t i = 0; s->role == TCP_SINK && i < got; i++)
         s->wrong += data[i] != tcp_pattern(position + (uint64_t)i);
-    if (!s->sink && send(s->fd, data, (size_t)got, MSG_NOSIGNAL) != got)
+    if (s->role == TCP_ECHO && send(s->fd, data, (size_t)got, MSG_NOSIGNAL) != got)
         die("send");
     atomic_store(&s->last_us, fm_now_us());
     atomic_store(&s->received, position + (uint64_t)got);
+}
+
+static void give(struct tcp_server *s)
+{
+    uint8_t data[8192];
+    uint64_t position = atomic_load(&s->received);
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = tcp_pattern(position + i);
+    ssize_t put = send(s->fd, data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (put > 0)
+        atomic_store(&s->received, position + (uint64_t)put);
 }
 
 static void *server_body(void *arg)
 {
     struct tcp_server *s = arg;
     while (!atomic_load(&s->stop)) {
-        struct pollfd wait = {.fd = s->fd, .events = POLLIN};
+        struct pollfd wait = {.fd = s->fd, .events = s->role == TCP_SOURCE ? POLLOUT : POLLIN};
         if (poll(&wait, 1, 10) <= 0) /* the descriptor may change while frozen */
             continue;
         pthread_mutex_lock(&s->frozen);
-        take(s);
+        if (s->role == TCP_SOURCE)
+            give(s);
+        else
+            take(s);
         pthread_mutex_unlock(&s->frozen);
     }
     return NULL;
 }
 
 void tcp_server_listen(struct tcp_server *s, const char *netns, const char *ip, uint16_t port,
-                       bool sink)
+                       enum tcp_role role)
 {
-    *s = (struct tcp_server){.sink = sink, .fd = -1, .frozen = PTHREAD_MUTEX_INITIALIZER};
+    *s = (struct tcp_server){.role = role, .fd = -1, .frozen = PTHREAD_MUTEX_INITIALIZER};
     struct sockaddr_storage address;
     socklen_t len = net_address(ip, port, &address);
     int on = 1;
@@ -137,6 +151,7 @@ struct connection {
         uint32_t seq;
         uint8_t *data;
         int len;
+        int unsent; /* its end, that no segment was made of */
     } queues[3]; /* by TCP_RECV_QUEUE, TCP_SEND_QUEUE */
 };
 
@@ -164,6 +179,8 @@ static void save_queue(int fd, struct connection *c, int queue)
     int len = 0;
     if (ioctl(fd, queue == TCP_SEND_QUEUE ? SIOCOUTQ : SIOCINQ, &len) < 0)
         die("ioctl");
+    if (queue == TCP_SEND_QUEUE && ioctl(fd, SIOCOUTQNSD, &c->queues[queue].unsent) < 0)
+        die("ioctl");
     c->queues[queue].data = fm_xmalloc((size_t)len + 1);
     c->queues[queue].len = len;
     if (len && recv(fd, c->queues[queue].data, (size_t)len, MSG_PEEK | MSG_DONTWAIT) != len)
@@ -184,15 +201,27 @@ static void save(int fd, struct connection *c)
     get(fd, TCP_REPAIR_WINDOW, &c->window, sizeof(c->window));
 }
 
-static void restore_queue(int fd, struct connection *c, int queue)
+static void put_bytes(int fd, const uint8_t *data, int len)
 {
-    set_int(fd, TCP_REPAIR_QUEUE, queue);
-    for (int done = 0; done < c->queues[queue].len;) {
-        int len = c->queues[queue].len - done;
-        ssize_t put = send(fd, c->queues[queue].data + done, len < 4096 ? (size_t)len : 4096, 0);
+    for (int done = 0; done < len;) {
+        int now = len - done < 4096 ? len - done : 4096;
+        ssize_t put = send(fd, data + done, (size_t)now, MSG_DONTWAIT);
         if (put < 0)
             die("cannot fill a queue");
         done += (int)put;
+    }
+}
+
+/* As CRIU does it: what was sent is put back in repair mode, what was not is simply sent, before anybody resumes. */
+static void restore_queue(int fd, struct connection *c, int queue)
+{
+    int sent = c->queues[queue].len - c->queues[queue].unsent;
+    set_int(fd, TCP_REPAIR_QUEUE, queue);
+    put_bytes(fd, c->queues[queue].data, sent);
+    if (c->queues[queue].unsent) {
+        set_int(fd, TCP_REPAIR, TCP_REPAIR_OFF);
+        put_bytes(fd, c->queues[queue].data + sent, c->queues[queue].unsent);
+        set_int(fd, TCP_REPAIR, TCP_REPAIR_ON);
     }
     free(c->queues[queue].data);
 }
@@ -201,6 +230,7 @@ static void restore(int fd, struct connection *c)
 {
     int big = 8 << 20;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big));
     set_int(fd, TCP_REPAIR, TCP_REPAIR_ON);
     for (int queue = TCP_RECV_QUEUE; queue <= TCP_SEND_QUEUE; queue++) {
         uint32_t seq = c->queues[queue].seq - (uint32_t)c->queues[queue].len;
@@ -224,8 +254,8 @@ static void restore(int fd, struct connection *c)
     c->timestamp += 2; /* it was read with its lowest bit cleared: never go back */
     set(fd, TCP_TIMESTAMP, &c->timestamp, sizeof(c->timestamp));
     restore_queue(fd, c, TCP_RECV_QUEUE);
-    restore_queue(fd, c, TCP_SEND_QUEUE);
     set(fd, TCP_REPAIR_WINDOW, &c->window, sizeof(c->window));
+    restore_queue(fd, c, TCP_SEND_QUEUE);
     set_int(fd, TCP_REPAIR, TCP_REPAIR_OFF);
 }
 

@@ -10,17 +10,17 @@
 
 struct tcp_server {
     int listener, fd; /* of the one connection */
-    bool sink;        /* checks a bulk stream; otherwise echoes */
+    enum tcp_role { TCP_ECHO, TCP_SINK, TCP_SOURCE } role; /* the last two check, or send, a bulk stream */
     pthread_t thread;
     pthread_mutex_t frozen; /* who holds it, freezes */
     atomic_bool stop;
-    atomic_ullong received;
+    atomic_ullong received; /* TCP_SOURCE: sent */
     atomic_ullong last_us; /* when something came */
     uint64_t wrong;        /* bytes that are not what was sent */
 };
 /* Listens in a namespace; tcp_server_accept takes the client's connection and starts the thread. */
 void tcp_server_listen(struct tcp_server *s, const char *netns, const char *ip, uint16_t port,
-                       bool sink);
+                       enum tcp_role role);
 void tcp_server_accept(struct tcp_server *s);
 void tcp_server_freeze(struct tcp_server *s);
 void tcp_server_thaw(struct tcp_server *s);

@@ -8,7 +8,7 @@ ip=10.88.0.5
 
 setup_file()
 {
-    cluster_start 3
+    cluster_start 4 a b
     root_of redis >/dev/null
     root_of busybox >/dev/null
     # shellcheck disable=SC2154  # of the library
@@ -75,10 +75,10 @@ assert_stayed()
     assert_path a "$(last_migration a)" "PENDING FAILED ROLLBACK FAILED."
     assert_nothing_new b "$FM_WORK/b.before"
 
-    cluster_cli a -q host add host-c "$(address_of c)" 2>/dev/null # has no daemon
-    refused 1 a migrate redis --to host-b --from host-c
-    [[ $stderr == *"source: host 'host-c' is offline"* ]]
-    cluster_cli a -q host remove host-c
+    cluster_cli a -q host add host-d "$(address_of d)" 2>/dev/null # has no daemon
+    refused 1 a migrate redis --to host-b --from host-d
+    [[ $stderr == *"source: host 'host-d' is offline"* ]]
+    cluster_cli a -q host remove host-d
     local id
     id=$(last_migration a)
     assert_path a "$id" "PENDING FAILED ROLLBACK FAILED."
@@ -88,10 +88,10 @@ assert_stayed()
 
 @test "PENDING fails: the destination is offline" {
     begin
-    cluster_cli a -q host add host-c "$(address_of c)" 2>/dev/null
-    refused 1 a migrate redis --to host-c
-    [[ $stderr == *"host 'host-c' is offline"* ]]
-    cluster_cli a -q host remove host-c
+    cluster_cli a -q host add host-d "$(address_of d)" 2>/dev/null # has no daemon
+    refused 1 a migrate redis --to host-d
+    [[ $stderr == *"host 'host-d' is offline"* ]]
+    cluster_cli a -q host remove host-d
     assert_path a "$(last_migration a)" "PENDING FAILED ROLLBACK FAILED."
     assert_stayed "$(last_migration a)"
 }

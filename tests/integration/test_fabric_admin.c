@@ -439,7 +439,7 @@ static void test_unrepair(void **state)
     (void)state;
     struct scene s = stage_all(false);
     struct tcp_server server;
-    tcp_server_listen(&server, s.a, SERVER_IP, PORT, false);
+    tcp_server_listen(&server, s.a, SERVER_IP, PORT, TCP_ECHO);
     int client = tcp_client(s.client, SERVER_IP, PORT);
     tcp_server_accept(&server);
     tcp_server_freeze(&server);
@@ -488,7 +488,7 @@ static void test_verifier(void **state)
     (void)state;
     struct scene s = stage_all(false);
     struct tcp_server server;
-    tcp_server_listen(&server, s.a, SERVER_IP, PORT, false);
+    tcp_server_listen(&server, s.a, SERVER_IP, PORT, TCP_ECHO);
     char report[256] = "";
     struct fm_error err = {0};
     struct fm_health_check check = {.kind = "tcp",

@@ -71,7 +71,7 @@ static void mid_hold_requests(bool commit, unsigned hold_ms)
 {
     struct scene s = stage_all(false);
     struct tcp_server server;
-    tcp_server_listen(&server, s.a, SERVER_IP, PORT, false);
+    tcp_server_listen(&server, s.a, SERVER_IP, PORT, TCP_ECHO);
     int client = tcp_client(s.client, SERVER_IP, PORT);
     tcp_server_accept(&server);
     for (int i = 0; i < 20; i++)
@@ -137,7 +137,7 @@ static void bulk(bool commit)
 {
     struct scene s = stage_all(false);
     struct tcp_server server;
-    tcp_server_listen(&server, s.a, SERVER_IP, PORT, true);
+    tcp_server_listen(&server, s.a, SERVER_IP, PORT, TCP_SINK);
     int client = tcp_client(s.client, SERVER_IP, PORT);
     tcp_server_accept(&server);
     pthread_t sender;
@@ -192,6 +192,92 @@ static void test_bulk_commit(void **state)
     bulk(true);
 }
 
+/* The client of a download: notes the longest silence. */
+struct download {
+    int fd;
+    pthread_t thread;
+    unsigned pause_us; /* after each read: a slow client, so that the server's queue is full */
+    atomic_ullong received;
+    atomic_ullong last_us;
+    uint64_t wrong;
+};
+
+static void *receive_bulk(void *arg)
+{
+    struct download *d = arg;
+    static uint8_t data[65536];
+    for (;;) {
+        ssize_t got = recv(d->fd, data, sizeof(data), 0);
+        if (got <= 0)
+            return NULL;
+        uint64_t position = atomic_load(&d->received);
+        for (ssize_t i = 0; i < got; i++)
+            d->wrong += data[i] != tcp_pattern(position + (uint64_t)i);
+        atomic_store(&d->received, position + (uint64_t)got);
+        atomic_store(&d->last_us, fm_now_us());
+        if (d->pause_us)
+            usleep(d->pause_us);
+    }
+}
+
+static void download(bool commit, unsigned pause_us)
+{
+    struct scene s = stage_all(false);
+    struct tcp_server server;
+    struct download d = {.pause_us = pause_us};
+    tcp_server_listen(&server, s.a, SERVER_IP, PORT, TCP_SOURCE);
+    d.fd = tcp_client(s.client, SERVER_IP, PORT);
+    tcp_server_accept(&server);
+    pthread_create(&d.thread, NULL, receive_bulk, &d);
+    lab_sleep_ms(300);
+    CALL(host_a, LAB_HOLD_PREPARE, SERVER);
+    tcp_server_freeze(&server);
+    CALL(host_a, LAB_HOLD_ENGAGE);
+    lab_sleep_ms(100);
+    if (commit)
+        tcp_server_move(&server, s.b);
+    uint64_t before = atomic_load(&d.received);
+    uint64_t resumed = fm_now_us();
+    if (commit) {
+        CALL(host_b, LAB_ACTIVATE, SERVER);
+        forward_to_b();
+        set_remote(&host_c, SERVER_IP, host_b.address);
+    } else {
+        CALL(host_a, LAB_HOLD_RELEASE);
+    }
+    tcp_server_thaw(&server);
+    while (atomic_load(&d.received) < before + (128 << 10) && ms_since(resumed) < 4000)
+        usleep(200);
+    double after = ms_since(resumed);
+    lab_sleep_ms(200);
+    struct fm_hold_counters counters = CALL(host_a, LAB_HOLD_END).counters;
+    printf("  %s download, %s: held %lu frames; 128 KiB more %.1f ms after the resumption, %u "
+           "retransmissions, %lu wrong bytes, %lu KiB in all\n",
+           pause_us ? "slow" : "fast", commit ? "commit" : "rollback", counters.held, after,
+           tcp_retransmissions(server.fd), d.wrong, (unsigned long)atomic_load(&d.received) >> 10);
+    tcp_server_stop(&server);
+    shutdown(d.fd, SHUT_RDWR);
+    pthread_join(d.thread, NULL);
+    close(d.fd);
+    stop_hosts();
+    assert_int_equal(d.wrong, 0);
+    assert_true(after < (pause_us ? 100.0 : 60.0));
+}
+
+static void test_download_rollback(void **state)
+{
+    (void)state;
+    download(false, 0);
+    download(false, 2000);
+}
+
+static void test_download_commit(void **state)
+{
+    (void)state;
+    download(true, 0);
+    download(true, 2000);
+}
+
 int main(void)
 {
     if (geteuid() != 0) {
@@ -205,6 +291,8 @@ int main(void)
         cmocka_unit_test(test_commit),
         cmocka_unit_test(test_bulk_rollback),
         cmocka_unit_test(test_bulk_commit),
+        cmocka_unit_test(test_download_rollback),
+        cmocka_unit_test(test_download_commit),
     };
     return cmocka_run_group_tests_name("fabric-tcp", tests, NULL, NULL);
 }

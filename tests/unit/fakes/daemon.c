@@ -1,0 +1,381 @@
+/* Daemons of the two hosts: what manager.c does, without its threads. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "fakes/world.h"
+#include "fakes/wrapped.h"
+#include "migration/incoming_internal.h"
+
+#define SETTLE_ROUNDS 20
+#define IDLE_MAX 200
+
+static char scratch[] = "/tmp/fm-world.XXXXXX";
+
+/* ---- a daemon ---- */
+
+static json_t *describe_self(void *ctx)
+{
+    struct host *h = ctx;
+
+    return json_pack("{s:s}", "name", h->name);
+}
+
+/* What a dead daemon's migration still had in its hands. */
+static void drop(struct fm_migration *m)
+{
+    if (!m)
+        return;
+    if (m->link)
+        m->parts->links.ops->close(m->link);
+    free(m->dump);
+    free(m->hold);
+    fm_migration_free(m);
+}
+
+static int give_back(void *ctx, const char *container, const char *destination,
+                     const char *return_of, struct fm_error *err)
+{
+    struct host *h = ctx;
+    struct fm_migration_options options;
+    json_auto_t *doc = json_pack("{s:s, s:s}", "container", container, "destination", destination);
+
+    if (fm_migration_options_from_json(doc, &options, err) < 0)
+        return fm_error_result(err);
+    struct fm_migration *m = fm_migration_new(&h->parts, &options, return_of, err);
+    int rc = m ? fm_coordinator_run(m, err) : fm_error_result(err);
+    drop(m);
+    return rc;
+}
+
+/* What a daemon has in memory. */
+static void boot(struct host *h)
+{
+    struct fm_components *p = &h->parts;
+
+    p->slots = fm_slots_new(3);
+    p->reservations = fm_reservations_new(h->name, 0);
+    h->incoming = fm_incoming_table_new(p);
+    h->peers = (struct fm_peer_service){.parts = p,
+                                        .incoming = h->incoming,
+                                        .give_back = give_back,
+                                        .self = describe_self,
+                                        .ctx = h};
+    h->incarnation++;
+    h->up = true;
+}
+
+static void unboot(struct host *h)
+{
+    struct on_host on = world_enter_host(h);
+
+    for (int i = 0; i < WORLD_ASKERS; i++) {
+        if (h->askers[i])
+            h->askers[i]->asking = false;
+        h->askers[i] = NULL;
+    }
+    fm_incoming_table_free(h->incoming);
+    fm_reservations_free(h->parts.reservations);
+    fm_slots_free(h->parts.slots);
+    world_leave_host(&on);
+}
+
+void world_crash(struct host *h)
+{
+    if (!h->up)
+        return;
+    h->up = false;
+    h->restartable = true;
+    for (int i = 0; i < WORLD_COPIES; i++)
+        h->ports[i].hold = NULL; /* its TAP goes with its descriptor */
+    if (!world.linger)
+        jobs_end(h, NULL);
+}
+
+static void recover_source(struct host *h, const char *id)
+{
+    struct fm_error err = {0};
+    struct fm_migration *m = fm_migration_load(&h->parts, id, &err);
+
+    if (m)
+        fm_coordinator_recover(m, &err);
+    drop(m);
+}
+
+static void recover(struct host *h, bool sources)
+{
+    json_auto_t *list = fm_journal_unfinished(h->parts.journal, NULL);
+    json_t *entry;
+    size_t i;
+
+    json_array_foreach(list, i, entry)
+    {
+        const char *id = world_field(entry, "id");
+        bool source = fm_streq(world_field(entry, "role"), FM_ROLE_SOURCE);
+
+        if (source && sources)
+            recover_source(h, id);
+        else if (!source && !sources)
+            fm_incoming_recover(h->incoming, id, &(struct fm_error){0});
+    }
+}
+
+void world_start(struct host *h)
+{
+    h->restartable = false;
+    unboot(h);
+    boot(h);
+    struct on_host on = world_enter_host(h);
+    recover(h, false);
+    recover(h, true);
+    world_leave_host(&on);
+}
+
+void world_restart(struct host *h)
+{
+    unboot(h); /* while it is up: an orderly end */
+    boot(h);
+    struct on_host on = world_enter_host(h);
+    recover(h, false);
+    recover(h, true);
+    world_leave_host(&on);
+}
+
+/* ---- waiting ---- */
+
+void world_ask(struct fm_incoming *in)
+{
+    struct host *h = in->parts == &HOST_A->parts ? HOST_A : HOST_B;
+    struct on_host on = world_enter_host(h);
+    bool more = fm_incoming_ask(in);
+
+    world_leave_host(&on);
+    if (more)
+        return;
+    in->asking = false;
+    for (int i = 0; i < WORLD_ASKERS; i++)
+        if (h->askers[i] == in)
+            h->askers[i] = NULL;
+}
+
+static bool ask_all(void)
+{
+    bool asked = false;
+
+    for (int i = 0; i < 2 * WORLD_ASKERS; i++) {
+        struct host *h = &world.hosts[i / WORLD_ASKERS];
+        struct fm_incoming *in = h->askers[i % WORLD_ASKERS];
+
+        if (in && h->up && h->depth == 0) {
+            world_ask(in);
+            asked = true;
+        }
+    }
+    return asked;
+}
+
+static bool start_dead(void)
+{
+    bool started = false;
+
+    for (int i = 0; i < 2; i++) {
+        struct host *h = &world.hosts[i];
+
+        if (h->up || !h->restartable || h->depth)
+            continue;
+        world_start(h);
+        started = true;
+    }
+    return started;
+}
+
+bool world_idle(uint64_t ms)
+{
+    world.skipped_ms += ms;
+    if (++world.idle > IDLE_MAX) {
+        world_broken("somebody waits for ever");
+        if (world.running)
+            fm_migration_cancel(world.running, true);
+        return false;
+    }
+    if (!start_dead())
+        ask_all();
+    return true;
+}
+
+void world_settle(void)
+{
+    for (int i = 0; i < SETTLE_ROUNDS; i++) {
+        bool started = start_dead(), asked = ask_all();
+
+        if (!started && !asked)
+            return;
+    }
+}
+
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    if (count)
+        return __real_poll(fds, count, timeout);
+    world_idle((uint64_t)timeout);
+    return 0;
+}
+
+uint64_t __wrap_fm_now_ms(void)
+{
+    return __real_fm_now_ms() + world.skipped_ms;
+}
+
+/* The only threads of the core are those that ask for a decision: world_settle does their work. */
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+                          void *arg)
+{
+    struct host *h = world_host();
+
+    (void)attr;
+    (void)fn;
+    memset(thread, 0, sizeof(*thread));
+    for (int i = 0; i < WORLD_ASKERS; i++) {
+        if (h->askers[i])
+            continue;
+        h->askers[i] = arg;
+        return 0;
+    }
+    abort();
+}
+
+int __wrap_pthread_detach(pthread_t thread)
+{
+    (void)thread;
+    return 0;
+}
+
+/* ---- the world ---- */
+
+static void enter_hosts(struct host *h)
+{
+    for (int i = 0; i < 2; i++) {
+        struct fm_host host = {.wire_port = 7441, .api_port = 7440};
+
+        snprintf(host.name, sizeof(host.name), "%s", world.hosts[i].name);
+        snprintf(host.address, sizeof(host.address), "%s", world.hosts[i].address);
+        json_auto_t *doc = fm_host_to_json(&host);
+        h->store.ops->put(h->store.ctx, "host", host.name, doc, NULL);
+    }
+}
+
+static void open_host(struct host *h, const char *name, const char *address)
+{
+    struct fm_components *p = &h->parts;
+    struct fm_error err = {0};
+
+    h->name = name;
+    h->address = address;
+    snprintf(h->state_dir, sizeof(h->state_dir), "%s/%s", scratch, name);
+    snprintf(h->migrations_dir, sizeof(h->migrations_dir), "%s/migrations", h->state_dir);
+    *p = (struct fm_components){
+        .host = name,
+        .advertise = address,
+        .migrations_dir = h->migrations_dir,
+        .journal = fm_journal_open(":memory:", &err),
+        .store = {&fake_store_ops, h},
+        .runtime = {&fake_runtime_ops, h},
+        .network = {&fake_network_ops, h},
+        .state = {&fake_state_ops, h},
+        .links = {&fake_link_ops, h},
+        .bundles = {.state_dir = h->state_dir, .cgroup_parent = "/fleximigrate"},
+        .events = fm_events_new(),
+        .facts = fake_facts,
+    };
+    if (!p->journal || fm_store_sqlite_open(":memory:", &h->store, &err) < 0 ||
+        __real_fm_mkdir_p(h->migrations_dir, 0700, &err) < 0) {
+        fprintf(stderr, "world: %s\n", err.text);
+        abort();
+    }
+    boot(h);
+}
+
+void world_add_container(struct host *h, const char *name)
+{
+    fm_autofree char *dir = fm_strf("%s/containers/%s/upper", h->state_dir, name);
+    json_auto_t *doc = json_pack(
+        "{s:s, s:s, s:[s], s:[s], s:s, s:s, s:{s:s, s:s, s:i, s:i, s:i}}", "name", name, "runtime",
+        "runc", "layers", WORLD_LAYER, "command", "redis-server", "ip", "10.88.0.5/16", "mac",
+        "02:00:0a:58:00:05", "health", "kind", "command", "target", "true", "attempts", 1,
+        "interval_ms", 1, "timeout_ms", 100);
+    struct fm_error err = {0};
+    fm_autocontainer struct fm_container *c = fm_container_from_json(doc, &err);
+
+    if (!c) {
+        fprintf(stderr, "world: %s\n", err.text);
+        abort();
+    }
+    json_auto_t *record = fm_container_to_json(c);
+    h->store.ops->put(h->store.ctx, "container", name, record, NULL);
+    __real_fm_mkdir_p(dir, 0755, NULL);
+    h->has_layer = h->bundle_mounted = true;
+    struct copy *copy = copy_of(h, name);
+    copy->exists = copy->alive = true;
+    copy_of(other_host(h), name);
+    struct port *port = port_of(h, name);
+    port_of(other_host(h), name);
+    port->staged = port->active = true;
+    world_check();
+}
+
+void world_open(const char *name)
+{
+    fm_log_init(FM_LOG_ERROR, FM_LOG_TEXT, "/dev/null", NULL);
+    world = (struct world){0};
+    snprintf(scratch + strlen(scratch) - 6, 7, "XXXXXX");
+    if (!mkdtemp(scratch))
+        abort();
+    open_host(HOST_A, "host-a", "192.0.2.1");
+    open_host(HOST_B, "host-b", "192.0.2.2");
+    enter_hosts(HOST_A);
+    enter_hosts(HOST_B);
+    world_add_container(HOST_A, name);
+}
+
+static void close_host(struct host *h)
+{
+    h->up = false; /* what it still says is not heard */
+    unboot(h);
+    fm_events_free(h->parts.events);
+    fm_store_sqlite_close(&h->store);
+    fm_journal_close(h->parts.journal);
+}
+
+void world_close(void)
+{
+    close_host(HOST_A);
+    close_host(HOST_B);
+    __real_fm_remove_tree(scratch, NULL);
+}
+
+int world_migrate(struct host *from, const char *name, char *id, struct fm_error *err)
+{
+    struct fm_migration_options options;
+    json_auto_t *doc =
+        json_pack("{s:s, s:s}", "container", name, "destination", other_host(from)->name);
+
+    *id = '\0';
+    if (fm_migration_options_from_json(doc, &options, err) < 0)
+        return fm_error_result(err);
+    struct on_host on = world_enter_host(from);
+    struct fm_migration *m = fm_migration_new(&from->parts, &options, NULL, err);
+    int rc = fm_error_result(err);
+    if (m) {
+        snprintf(id, 16, "%s", m->id);
+        world.running = m;
+        rc = fm_coordinator_run(m, err);
+        world.running = NULL;
+        drop(m);
+    }
+    world_leave_host(&on);
+    return rc;
+}

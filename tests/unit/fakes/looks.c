@@ -1,0 +1,112 @@
+/* What must be true when everything has come to rest. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "fakes/world.h"
+
+static char wrong[512];
+
+#define WRONG(...) (snprintf(wrong, sizeof(wrong), __VA_ARGS__), wrong)
+
+static const char *journal_wrong(struct host *h, const char *id)
+{
+    json_auto_t *doc = world_document(h, id);
+
+    if (!doc)
+        return NULL;
+    if (!json_is_true(json_object_get(doc, "final")))
+        return WRONG("journal of %s is not final: state %s, stage %s", h->name,
+                     world_field(doc, "state"), world_field(doc, "stage"));
+    if (json_is_true(json_object_get(doc, "needs_attention")))
+        return WRONG("journal of %s still asks for attention", h->name);
+    return NULL;
+}
+
+static const char *unfinished_wrong(struct host *h)
+{
+    json_auto_t *list = fm_journal_unfinished(h->parts.journal, NULL);
+
+    return json_array_size(list) ? WRONG("%zu unfinished on %s", json_array_size(list), h->name)
+                                 : NULL;
+}
+
+static bool has_record(struct host *h, const char *name)
+{
+    json_auto_t *doc = h->store.ops->get(h->store.ctx, "container", name, NULL);
+
+    return doc != NULL;
+}
+
+/* Of the container's files there is only its directory, on the host that runs it. */
+static const char *files_wrong(struct host *h, const char *name, const char *id, bool owner)
+{
+    fm_autofree char *migration = fm_strf("%s/%s", h->migrations_dir, id);
+    fm_autofree char *bundle = fm_strf("%s/containers/%s", h->state_dir, name);
+
+    if (fm_file_exists(migration))
+        return WRONG("%s keeps the images", h->name);
+    if (!owner && fm_file_exists(bundle))
+        return WRONG("%s keeps the bundle", h->name);
+    if (!owner && h->bundle_mounted)
+        return WRONG("%s keeps the overlay mounted", h->name);
+    if (owner && (!fm_file_exists(bundle) || !h->bundle_mounted))
+        return WRONG("%s runs it without its root", h->name);
+    return NULL;
+}
+
+static const char *network_wrong(struct host *h, const char *name, bool owner)
+{
+    struct port *p = port_of(h, name);
+
+    if (p->hold)
+        return WRONG("%s still holds packets", h->name);
+    if (p->staged != owner || p->active != owner)
+        return WRONG("port on %s is%s staged and%s active", h->name, p->staged ? "" : " not",
+                     p->active ? "" : " not");
+    if (!owner && *p->remote && strcmp(p->remote, other_host(h)->address) != 0)
+        return WRONG("%s sends packets to %s", h->name, p->remote);
+    return NULL;
+}
+
+static const char *host_wrong(struct host *h, const char *name, const char *id, bool owner)
+{
+    struct copy *c = copy_of(h, name);
+    const char *w = NULL;
+
+    if (c->exists != owner || c->alive != owner)
+        return WRONG("copy on %s: %s, %s", h->name, c->exists ? "known" : "unknown",
+                     c->alive ? "alive" : "dead");
+    if (c->seized || c->frozen || c->held)
+        return WRONG("copy on %s: seized %d, frozen %d, held %d", h->name, c->seized, c->frozen,
+                     c->held);
+    for (int i = 0; i < WORLD_JOBS; i++)
+        if (h->jobs[i].used)
+            return WRONG("%s: a %s still runs", h->name, h->jobs[i].is_dump ? "dump" : "restore");
+    if (has_record(h, name) != owner)
+        return WRONG("registry of %s: %s", h->name, owner ? "no record" : "has a record");
+    if (fm_reserved_total(h->parts.reservations).count)
+        return WRONG("%s still has a reservation", h->name);
+    if (fm_slots_used(h->parts.slots))
+        return WRONG("%s: a slot is still taken", h->name);
+    if (!(w = files_wrong(h, name, id, owner)) && !(w = network_wrong(h, name, owner)))
+        w = unfinished_wrong(h);
+    return w ? w : journal_wrong(h, id);
+}
+
+const char *world_wrong(const char *name, const char *id, const struct host *where)
+{
+    struct host *at = world_where(name);
+    const char *w;
+
+    world_check();
+    if (*world.violation)
+        return world.violation;
+    if (!at)
+        return WRONG("no copy runs");
+    if (where && at != where)
+        return WRONG("it runs on %s", at->name);
+    w = host_wrong(HOST_A, name, id, at == HOST_A);
+    return w ? w : host_wrong(HOST_B, name, id, at == HOST_B);
+}
