@@ -46,20 +46,20 @@ static void resume_original(struct fm_migration *m, struct fm_error *err)
     if (frozen)
         note(m, p->runtime.ops->freeze(p->runtime.ctx, m->container->name, false, &e), &e, err);
     if (m->dump)
-        note(m, p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), false, &e), &e, err);
+        note(m, p->state.ops->dump_resume(p->state.ctx, m->dump, &e), &e, err);
     else if (fm_journal_has(p->journal, m->id, FM_STEP_DUMP, NULL))
         note(m, fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, &e), &e, err);
     if (frozen)
         note(m, revive_sockets(m, &e), &e, err);
-    if (!m->has_endpoint || !frozen)
-        return;
-    if (m->hold)
+    if (m->has_endpoint && frozen && m->hold)
         note(m, p->network.ops->hold_release_local(p->network.ctx, m->hold, &e), &e, err);
-    else
+    else if (m->has_endpoint && frozen)
         note(m, p->network.ops->activate(p->network.ctx, &m->endpoint, &e), &e, err);
     if (m->frozen)
         m->stats.downtime_rollback_ms = (double)(fm_now_us() - m->frozen_us) / 1000.0;
     m->frozen = false;
+    if (m->dump)
+        note(m, p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), false, &e), &e, err);
 }
 
 static void end_hold(struct fm_migration *m)

@@ -264,9 +264,15 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
     if (!is_alive(in))
         return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
     int rc = check_health(in, text, err);
-    if (rc < 0)
+    if (rc < 0 && !*in->return_of)
         return rc;
-    fm_info(FM_CONTAINER_MANAGER, "Container %s is healthy: %s.", in->container->name, text);
+    if (rc < 0) /* this is the rollback: there is no better place to send it to */
+        fm_warn(FM_CONTAINER_MANAGER, "Container %s is back, but: %s.", in->container->name,
+                err->text);
+    else
+        fm_info(FM_CONTAINER_MANAGER, "Container %s is healthy: %s.", in->container->name, text);
+    if (err)
+        *err = (struct fm_error){0};
     *report = json_pack("{s:s}", "report", text);
     return 0;
 }

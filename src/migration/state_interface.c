@@ -14,6 +14,10 @@
 
 /* A runtime that does not even reach CRIU in this time never will. */
 #define START_TIMEOUT_MS 20000
+/* Letting go of the tasks takes CRIU milliseconds. */
+#define RESUME_TIMEOUT_MS 5000
+/* The runtime's bookkeeping after CRIU's end. */
+#define RUNTIME_TIMEOUT_MS 10000
 /* An unlinked file of more than this is too much for the images. */
 #define GHOST_LIMIT (512u << 20)
 
@@ -22,6 +26,7 @@ struct fm_dump {
     struct fm_session *session;
     struct fm_runtime_job job;
     bool waiting; /* CRIU stands in post-dump */
+    bool ended;   /* the runtime's end was waited for */
     char *work_dir;
 };
 
@@ -141,26 +146,53 @@ static int dump_go(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_stat
     return 0;
 }
 
+/* Waits for the runtime's end; a runtime that hangs is killed with its CRIU. */
+static int await_runtime(const struct fm_runtime *runtime, struct fm_dump *dump,
+                         struct fm_error *err)
+{
+    int rc = runtime->ops->job_wait(runtime->ctx, &dump->job, RUNTIME_TIMEOUT_MS, err);
+    if (rc == -FM_E_TIMEOUT)
+        runtime->ops->job_kill(runtime->ctx, &dump->job);
+    dump->ended = true;
+    return rc;
+}
+
+/* CRIU in post-dump reports its failure as soon as it has let go of the tasks; the runtime's own
+ * end takes a good deal longer and is left to dump_end. Before post-dump a closed session is a
+ * refusal, whatever CRIU is doing. */
+static int dump_resume(void *ctx, struct fm_dump *dump, struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    struct fm_session_event event;
+    struct fm_error refused = {0};
+    if (!dump->waiting) {
+        fm_session_close(FM_MOVE(dump->session));
+        await_runtime(runtime, dump, &refused);
+        return 0;
+    }
+    dump->waiting = false;
+    int rc = fm_session_answer(dump->session, false, NULL, err);
+    while (rc == 0 &&
+           (rc = fm_session_next(dump->session, dump->job.pidfd, RESUME_TIMEOUT_MS, &event, err)) ==
+               0 &&
+           event.type != FM_SESSION_RESULT)
+        rc = fm_session_answer(dump->session, false, NULL, err);
+    return rc == -FM_E_CLOSED ? 0 : rc;
+}
+
 static int dump_end(void *ctx, struct fm_dump *dump, bool commit, struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
+    struct fm_error refused = {0};
     int rc = 0;
-    if (dump->waiting)
-        fm_session_answer(dump->session, commit, NULL, NULL);
-    else
-        fm_session_close(FM_MOVE(dump->session)); /* a refusal, whatever CRIU is doing */
-    struct fm_error why = {0};
-    if (runtime->ops->job_wait(runtime->ctx, &dump->job, 10000, &why) < 0) {
-        if (why.code == FM_E_TIMEOUT)
-            runtime->ops->job_kill(runtime->ctx, &dump->job);
-        if (commit) {
-            if (err)
-                *err = why;
-            rc = -(int)why.code;
-        }
-    }
+    if (dump->waiting && commit)
+        fm_session_answer(dump->session, true, NULL, NULL);
+    else if (dump->waiting)
+        dump_resume(ctx, dump, &refused);
+    if (!dump->ended)
+        rc = await_runtime(runtime, dump, commit ? err : &refused);
     dump_free(dump);
-    return rc;
+    return commit ? rc : 0;
 }
 
 static void restore_free(struct fm_restore *restore)
@@ -256,6 +288,7 @@ static void restore_end(void *ctx, struct fm_restore *restore)
 static const struct fm_state_ops real_ops = {
     .dump_start = dump_start,
     .dump_go = dump_go,
+    .dump_resume = dump_resume,
     .dump_end = dump_end,
     .restore_start = restore_start,
     .restore_go = restore_go,

@@ -15,11 +15,64 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "network/netns.h"
+#include "network/outbox.h"
 #include "network/redirector.h"
 
 #define VXLAN_OVERHEAD_IPV4 50
 #define VXLAN_OVERHEAD_IPV6 70
 #define DEFAULT_MTU 1500
+
+/* ---- outboxes ---- */
+
+struct fm_staged {
+    struct fm_staged *next;
+    int port;
+    int outbox;
+};
+
+int fm_outbox_take(struct fm_fabric *fabric, int port)
+{
+    int outbox = -1;
+    pthread_mutex_lock(&fabric->lock);
+    for (struct fm_staged **at = &fabric->staged; *at; at = &(*at)->next) {
+        struct fm_staged *staged = *at;
+        if (staged->port != port)
+            continue;
+        outbox = staged->outbox;
+        *at = staged->next;
+        free(staged);
+        break;
+    }
+    pthread_mutex_unlock(&fabric->lock);
+    return outbox;
+}
+
+void fm_outbox_drop(struct fm_fabric *fabric, int port)
+{
+    int outbox = fm_outbox_take(fabric, port);
+    if (outbox >= 0)
+        close(outbox);
+}
+
+int fm_outbox_start(struct fm_fabric *fabric, int port, struct fm_error *err)
+{
+    fm_outbox_drop(fabric, port);
+    fm_autoclose int outbox = fm_outbox_open(err);
+    if (outbox < 0)
+        return outbox;
+    int rc = fm_outbox_collect(outbox, port, err);
+    if (rc < 0)
+        return rc;
+    struct fm_staged *staged = fm_xcalloc(1, sizeof(*staged));
+    *staged = (struct fm_staged){.port = port, .outbox = FM_MOVE_FD(outbox)};
+    pthread_mutex_lock(&fabric->lock);
+    staged->next = fabric->staged;
+    fabric->staged = staged;
+    pthread_mutex_unlock(&fabric->lock);
+    return 0;
+}
+
+/* ---- opening ---- */
 
 static int check_if_name(const char *what, const char *name, struct fm_error *err)
 {
@@ -258,6 +311,8 @@ static void fabric_free(struct fm_fabric *fabric)
 {
     while (fabric->holds)
         fm_hold_end(fabric->holds, NULL);
+    while (fabric->staged)
+        fm_outbox_drop(fabric, fabric->staged->port);
     fm_nl_close(&fabric->fast);
     fm_nl_close(&fabric->slow);
     if (fabric->packet_fd >= 0)
@@ -317,7 +372,7 @@ void fm_fabric_close(struct fm_network *network, bool teardown)
     *network = (struct fm_network){0};
     if (!fabric)
         return;
-    while (fabric->holds)
+    while (fabric->holds) /* their ports would count as containers */
         fm_hold_end(fabric->holds, NULL);
     if (teardown)
         remove_devices(fabric);

@@ -10,6 +10,7 @@
 #include "network/network.h"
 
 struct fm_hold;
+struct fm_staged;
 
 struct fm_fabric {
     char *run_dir;
@@ -30,8 +31,9 @@ struct fm_fabric {
     struct fm_nl slow;    /* making and removing, which can wait behind each other */
     pthread_mutex_t make; /* one stage at a time: the clash checks need it */
     int packet_fd;        /* AF_PACKET, for sending */
-    pthread_mutex_t lock; /* guards holds */
+    pthread_mutex_t lock; /* guards the lists */
     struct fm_hold *holds;
+    struct fm_staged *staged; /* outboxes of blocked ports */
 };
 
 /* An endpoint in the form that requests want. */
@@ -59,9 +61,11 @@ int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bo
                       struct fm_error *err);
 int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                         struct fm_error *err);
-/* A restored connection may have asked for its peer's MAC while the port was still blocked (leaving TCP repair mode sends
- * a probe); the kernel would ask again after 1 s. Forgetting the question makes the next packet ask at once. */
-void fm_endpoint_forget_unresolved(const struct fm_endpoint *ep);
+/* fabric.c: the outbox of a port that is staged and blocked. start begins anew when there is one; take hands it to the caller
+ * (-1: none), drop closes it. */
+int fm_outbox_start(struct fm_fabric *fabric, int port, struct fm_error *err);
+int fm_outbox_take(struct fm_fabric *fabric, int port);
+void fm_outbox_drop(struct fm_fabric *fabric, int port);
 /* network.c */
 extern const struct fm_network_ops fm_fabric_ops;
 int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,

@@ -9,6 +9,7 @@
 #include "base/fault.h"
 #include "base/text.h"
 #include "network/announce.h"
+#include "network/outbox.h"
 #include "network/redirector.h"
 
 #define OWNER_PREFIX "fleximigrate "
@@ -137,6 +138,9 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     int rc = fm_port_find(fabric, ep, &port, err);
     if (rc < 0)
         return rc;
+    int outbox = fm_outbox_take(fabric, port.index);
+    if (outbox >= 0)
+        fm_outbox_stop(outbox); /* what comes from here on goes out by itself */
     struct fm_nl_batch batch = {0};
     fm_link_put_port_state(&batch, port.index, FM_PORT_OPEN);
     fm_fdb_put_port(&batch, port.mac, port.index);
@@ -146,7 +150,10 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     if (rc == 0)
         rc = fm_announce(fabric->packet_fd, fabric->bridge_index, &port.ip, port.mac, err);
     fm_hold_came_back(fabric, &port);
-    fm_endpoint_forget_unresolved(ep);
+    if (outbox >= 0) {
+        fm_outbox_send(outbox, fabric->bridge_index, port.mac);
+        fm_outbox_close_later(outbox);
+    }
     return rc;
 }
 

@@ -1,7 +1,7 @@
 /* How it works: the bridge's entry of the container's MAC is pointed to a TAP port whose other end is a descriptor of
  * ours, and the container's own port is blocked, so that its kernel neither hears nor says anything. A thread moves the
  * frames from the TAP to a bounded queue. On release they are put into the container's veth (or the VXLAN device), past
- * the bridge, in the order of their arrival.
+ * the bridge, in the order of their arrival. What the container's kernel still says goes to an outbox (outbox.h).
  *
  * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read them: every frame we
  * hold is a plain one, valid as it stands. */
@@ -25,6 +25,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "network/outbox.h"
 
 #define TAP_PREFIX "fmhold"
 #define DEFAULT_BYTES (16u << 20)
@@ -54,6 +55,7 @@ struct fm_hold {
     int tap_index;
     int tap_fd;
     int packet_fd;
+    int outbox;
     int stop_fd;
     bool has_thread;
     pthread_t thread;
@@ -293,7 +295,7 @@ static void hold_free(struct fm_hold *hold)
 {
     stop_reader(hold);
     discard_queue(hold);
-    int fds[] = {hold->tap_fd, hold->packet_fd, hold->stop_fd}; /* the TAP goes with its descriptor */
+    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox, hold->stop_fd}; /* the TAP goes with its descriptor */
     for (size_t i = 0; i < FM_COUNT(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -356,11 +358,13 @@ int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     hold->port = port;
     hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
     hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
-    hold->tap_fd = hold->packet_fd = hold->stop_fd = -1;
+    hold->tap_fd = hold->packet_fd = hold->outbox = hold->stop_fd = -1;
     hold->last = &hold->first;
     pthread_mutex_init(&hold->lock, NULL);
     rc = open_packet_socket(hold, err);
     if (rc == 0)
+        rc = hold->outbox = fm_outbox_open(err);
+    if (rc >= 0)
         rc = open_tap(hold, err);
     if (rc == 0)
         rc = attach_tap(hold, err);
@@ -393,14 +397,19 @@ int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
     fm_fdb_put_port(&batch, hold->port.mac, hold->tap_index);
     fm_link_put_port_state(&batch, hold->port.index, FM_PORT_BLOCKED);
     int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+    if (rc == 0)
+        rc = fm_outbox_collect(hold->outbox, hold->port.index, err);
     return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
 int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
 {
+    struct fm_fabric *fabric = hold->fabric;
     struct fm_nl_batch batch = {0};
+    fm_outbox_stop(hold->outbox);
     fm_link_put_port_state(&batch, hold->port.index, FM_PORT_OPEN); /* answers get out */
-    int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+    int rc = fm_nl_run(&fabric->fast, &batch, err);
+    fm_outbox_send(hold->outbox, fabric->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
     bool held = hold->state == HOLD_HOLDING;
@@ -412,7 +421,7 @@ int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
     /* Only now may frames take the short way, or they would overtake those in the queue. */
     fm_fdb_put_port(&batch, hold->port.mac, hold->port.index);
     struct fm_error second = {0};
-    int rc2 = fm_nl_run(&hold->fabric->fast, &batch, rc < 0 ? &second : err);
+    int rc2 = fm_nl_run(&fabric->fast, &batch, rc < 0 ? &second : err);
     if (held)
         drain_tap(hold, hold->limits.max_frames);
     pthread_mutex_unlock(&hold->lock);
@@ -430,6 +439,9 @@ int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_er
     int rc = fm_nl_run(&fabric->fast, &batch, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot send the held packets on");
+    /* The new host counts this as sent. What the old kernel says later is not true any more. */
+    fm_outbox_stop(hold->outbox);
+    fm_outbox_send(hold->outbox, fabric->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
     if (hold->state == HOLD_HOLDING) {

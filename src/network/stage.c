@@ -4,12 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/rtnetlink.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "network/netns.h"
 
@@ -171,59 +169,6 @@ static int inner_delete_orphan(void *ctx, struct fm_error *err)
     return rc;
 }
 
-struct unresolved {
-    struct fm_nl_batch batch;
-};
-
-static int collect_unresolved(const struct nlmsghdr *nlh, void *ctx)
-{
-    struct unresolved *u = ctx;
-    const struct ndmsg *info = mnl_nlmsg_get_payload(nlh);
-    if (!(info->ndm_state & (NUD_INCOMPLETE | NUD_FAILED)) || u->batch.count == FM_NL_BATCH_COUNT)
-        return 0;
-    const struct nlattr *attr;
-    mnl_attr_for_each(attr, nlh, sizeof(*info)) {
-        if (mnl_attr_get_type(attr) != NDA_DST)
-            continue;
-        struct nlmsghdr *out =
-            fm_nl_add(&u->batch, "cannot forget a neighbour", RTM_DELNEIGH, 0);
-        struct ndmsg *to = mnl_nlmsg_put_extra_header(out, sizeof(*to));
-        to->ndm_family = info->ndm_family;
-        to->ndm_ifindex = info->ndm_ifindex;
-        mnl_attr_put(out, NDA_DST, mnl_attr_get_payload_len(attr), mnl_attr_get_payload(attr));
-        fm_nl_ignore(&u->batch, ENOENT);
-    }
-    return 0;
-}
-
-static int forget_unresolved(void *ctx, struct fm_error *err)
-{
-    (void)ctx;
-    struct fm_nl nl;
-    int rc = fm_nl_open(&nl, err);
-    if (rc < 0)
-        return rc;
-    char request[64] __attribute__((aligned(8)));
-    struct nlmsghdr *nlh = mnl_nlmsg_put_header(request);
-    nlh->nlmsg_type = RTM_GETNEIGH;
-    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    mnl_nlmsg_put_extra_header(nlh, sizeof(struct ndmsg));
-    struct unresolved unresolved = {0};
-    rc = fm_nl_query(&nl, nlh, collect_unresolved, &unresolved, err);
-    if (rc == 0)
-        rc = fm_nl_run(&nl, &unresolved.batch, err);
-    fm_nl_close(&nl);
-    return rc;
-}
-
-void fm_endpoint_forget_unresolved(const struct fm_endpoint *ep)
-{
-    struct fm_error err = {0};
-    if (fm_netns_run(ep->netns, forget_unresolved, NULL, &err) < 0)
-        fm_debug(FM_NETWORK_MANAGER, "The neighbours of '%s' stay as they are: %s.", ep->name,
-                 err.text);
-}
-
 /* ---- the bridge side ---- */
 
 static int delete_link(struct fm_fabric *fabric, int index, struct fm_error *err)
@@ -280,6 +225,10 @@ static int attach_pair(struct staging *s, bool active, struct fm_error *err)
     if (rc < 0)
         return rc;
 
+    if (active)
+        fm_outbox_drop(fabric, port);
+    else if ((rc = fm_outbox_start(fabric, port, err)) < 0)
+        return rc;
     struct fm_port_flags flags = {.learning = false, .unicast_flood = false, .group_flood = true};
     fm_link_put_master(&batch, port, fabric->bridge_index);
     if (!active)
@@ -338,10 +287,12 @@ int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     struct fm_link link;
     struct fm_error missing = {0};
     int rc = fm_link_by_name(&fabric->slow, ep->host_if, &link, &missing);
-    if (rc == 0 && may_delete(&link, ep))
+    if (rc == 0 && may_delete(&link, ep)) {
+        fm_outbox_drop(fabric, link.index);
         rc = delete_link(fabric, link.index, err);
-    else
+    } else {
         rc = 0;
+    }
     fm_autofree char *own = fm_strf("%s/netns/", fabric->run_dir);
     if (!fm_starts_with(ep->netns, own))
         return rc;

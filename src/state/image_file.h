@@ -1,9 +1,11 @@
 /* Image files on the wire: what sender and receiver agree on.
  *
- * IMAGE {"name","offset"} DATA… DATA_END   goes on with one file; "bytes" and "digest" are the
- * file's so far. IMAGE {"bundle":[{"name","bytes"},…]} DATA DATA_END   whole small files, one after
- * the other in one DATA frame: most images are small, and three frames for each would cost more
- * than their content. */
+ * IMAGE {"name","offset"} DATA… DATA_END goes on with one file; "bytes" and "digest" at its end are
+ * those of the file so far.
+ *
+ * IMAGE {"bundle":[{"name","bytes"},…]} DATA DATA_END brings whole small files, one after the other
+ * in one DATA frame (none if all are empty): most images are small, and three frames for each would
+ * cost more than their content. */
 #ifndef FM_STATE_IMAGE_FILE_H
 #define FM_STATE_IMAGE_FILE_H
 

@@ -250,7 +250,7 @@ int fm_restore_receive_image(struct fm_restore_receiver *r, struct fm_connection
 }
 
 static int check_file(const struct fm_restore_receiver *r, const json_t *entry,
-                      struct fm_image_file **file, struct fm_error *err)
+                      struct fm_error *err)
 {
     const char *name = NULL;
     const char *digest = NULL;
@@ -261,36 +261,34 @@ static int check_file(const struct fm_restore_receiver *r, const json_t *entry,
                     &digest) < 0 ||
         !fm_image_name_valid(name))
         return fm_error_set(err, FM_E_PROTOCOL, "the manifest of the images is malformed");
-    *file = fm_image_files_find(&r->files, name);
-    if (!*file)
+    struct fm_image_file *file = fm_image_files_find(&r->files, name);
+    if (!file)
         return fm_error_set(err, FM_E_CHECKSUM, "checksum mismatch: %s did not arrive", name);
-    fm_stream_digest(&(*file)->stream, hex);
-    if ((uint64_t)bytes != (*file)->stream.bytes || strcmp(digest, hex) != 0)
+    fm_stream_digest(&file->stream, hex);
+    if ((uint64_t)bytes != file->stream.bytes || strcmp(digest, hex) != 0)
         return fm_error_set(err, FM_E_CHECKSUM,
                             "checksum mismatch: %s is not what the sender has (%" PRIu64
                             " bytes arrived of %" JSON_INTEGER_FORMAT ")",
-                            name, (*file)->stream.bytes, bytes);
+                            name, file->stream.bytes, bytes);
+    if (!file->announced)
+        return fm_error_set(err, FM_E_PROTOCOL, "the manifest names %s twice", name);
+    file->announced = false;
     return 0;
 }
 
 /* Every file that arrived must be named exactly once. */
-static int check_manifest(struct fm_restore_receiver *r, const json_t *manifest,
+static int check_manifest(const struct fm_restore_receiver *r, const json_t *manifest,
                           struct fm_error *err)
 {
-    struct fm_image_file *file = NULL;
-
     if (!json_is_array(manifest))
         return fm_error_set(err, FM_E_PROTOCOL, "the manifest of the images is malformed");
     if (json_array_size(manifest) != r->files.count)
         return fm_error_set(err, FM_E_CHECKSUM, "checksum mismatch: %zu image files arrived of %zu",
                             r->files.count, json_array_size(manifest));
     for (size_t i = 0; i < json_array_size(manifest); i++) {
-        int rc = check_file(r, json_array_get(manifest, i), &file, err);
+        int rc = check_file(r, json_array_get(manifest, i), err);
         if (rc < 0)
             return rc;
-        if (!file->announced)
-            return fm_error_set(err, FM_E_PROTOCOL, "the manifest names %s twice", file->name);
-        file->announced = false;
     }
     return 0;
 }

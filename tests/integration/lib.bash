@@ -300,10 +300,10 @@ remains()
 
 # --- one migration ---
 
-# last_migration HOST
+# last_migration HOST: the newest that began there.
 last_migration()
 {
-    cluster_cli "$1" --json migration list | jq -r '.[0].id'
+    cluster_cli "$1" --json migration list | jq -r '[.[] | select(.role != "destination")][0].id'
 }
 
 # transitions_of HOST ID: from the journal, as in "PENDING PLANNING FAILED ROLLBACK FAILED."

@@ -174,10 +174,12 @@ static void test_no_leak_during_hold(void **state)
         sendto(speaker, &byte, 1, 0, (struct sockaddr *)&to, len);
     }
     assert_true(recv(listener, &byte, 1, 0) < 0);
-    CALL(host_a, LAB_HOLD_RELEASE);
+    CALL(host_a, LAB_HOLD_RELEASE); /* then it was true, and comes late */
     CALL(host_a, LAB_HOLD_END);
     sendto(speaker, &byte, 1, 0, (struct sockaddr *)&to, len);
-    assert_int_equal(recv(listener, &byte, 1, 0), 1);
+    for (size_t i = 0; i < FM_COUNT(twitches) + 1; i++)
+        assert_int_equal(recv(listener, &byte, 1, 0), 1);
+    assert_true(recv(listener, &byte, 1, 0) < 0);
 
     /* And the place on B stays silent until it is activated. */
     fm_autoclose int early = lab_socket(s.b, AF_INET, SOCK_DGRAM);

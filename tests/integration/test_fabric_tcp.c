@@ -173,7 +173,7 @@ static void bulk(bool commit)
     assert_true(went_on && all);
     assert_int_equal(server.wrong, 0);
     assert_int_equal(counters.dropped, 0);
-    assert_true(counters.held > 10);
+    assert_true(counters.held > 0);
     pthread_join(sender, NULL);
     close(client);
     tcp_server_stop(&server);

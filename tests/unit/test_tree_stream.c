@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -419,6 +421,32 @@ static void sockets_stay_behind(void **state)
     assert_false(exists(in(f->to, "socket")));
     transfer(f, now_for_next_pass(f));
     assert_true(exists(in(f->to, "file")));
+}
+
+static void mounts_stay_out(void **state)
+{
+    struct fixture *f = *state;
+    struct stat st;
+
+    make_dir(f, "mnt");
+    write_text(f, "file", "what it is mounted on");
+    write_text(f, "other", "not this tree's");
+    if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        print_message("needs a mount namespace\n");
+        skip();
+    }
+    assert_int_equal(mount("tmpfs", in(f->from, "mnt"), "tmpfs", 0, NULL), 0);
+    assert_int_equal(mount(in(f->from, "other"), in(f->from, "file"), NULL, MS_BIND, NULL), 0);
+    write_text(f, "mnt/inside", "not this tree's either");
+    transfer(f, 0);
+    transfer(f, fm_realtime_us());
+    assert_true(exists(in(f->to, "mnt")));
+    assert_false(exists(in(f->to, "mnt/inside")));
+    assert_int_equal(stat(in(f->to, "file"), &st), 0);
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(umount(in(f->from, "file")), 0);
+    assert_int_equal(umount(in(f->from, "mnt")), 0);
 }
 
 /* --- passes over a tree that changes
@@ -895,6 +923,7 @@ int main(void)
         TEST(large_and_many_files_arrive),
         TEST(deep_trees_cost_no_descriptors),
         TEST(sockets_stay_behind),
+        TEST(mounts_stay_out),
         TEST(a_pass_brings_changes_and_deletions),
         TEST(renamed_directories_take_their_content_along),
         TEST(hard_links_survive_passes),

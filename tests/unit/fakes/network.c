@@ -173,6 +173,34 @@ static int network_unrepair(void *ctx, const pid_t *pids, size_t count, struct f
     return world_leave(&p, 0, err);
 }
 
+static int network_neighbours(void *ctx, const struct fm_endpoint *ep, json_t **list,
+                              struct fm_error *err)
+{
+    struct passage p;
+
+    (void)ctx;
+    (void)ep;
+    if (!world_enter(&p, "network.neighbours"))
+        return world_fail(&p, err);
+    int rc = world_leave(&p, 0, err);
+    if (rc == 0)
+        *list = json_array();
+    return rc;
+}
+
+static int network_set_neighbours(void *ctx, const struct fm_endpoint *ep, json_t *list,
+                                  struct fm_error *err)
+{
+    struct passage p;
+
+    (void)ctx;
+    (void)ep;
+    (void)list;
+    if (!world_enter(&p, "network.set_neighbours"))
+        return world_fail(&p, err);
+    return world_leave(&p, 0, err);
+}
+
 static int network_peer(void *ctx, const char *host, bool present, struct fm_error *err)
 {
     struct passage p;
@@ -198,5 +226,7 @@ const struct fm_network_ops fake_network_ops = {
     .hold_forward = network_hold_forward,
     .hold_end = network_hold_end,
     .unrepair = network_unrepair,
+    .neighbours = network_neighbours,
+    .set_neighbours = network_set_neighbours,
     .peer = network_peer,
 };

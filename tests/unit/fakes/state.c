@@ -62,6 +62,17 @@ static int state_dump_go(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, f
     return rc;
 }
 
+static int state_dump_resume(void *ctx, struct fm_dump *dump, struct fm_error *err)
+{
+    struct copy *c = copy_of(ctx, dump->name);
+    struct passage p;
+
+    if (!world_enter(&p, "state.dump_resume"))
+        return world_fail(&p, err);
+    c->seized = false;
+    return world_leave(&p, 0, err);
+}
+
 static int state_dump_end(void *ctx, struct fm_dump *dump, bool commit, struct fm_error *err)
 {
     struct host *h = ctx;
@@ -172,6 +183,7 @@ static void state_restore_end(void *ctx, struct fm_restore *restore)
 const struct fm_state_ops fake_state_ops = {
     .dump_start = state_dump_start,
     .dump_go = state_dump_go,
+    .dump_resume = state_dump_resume,
     .dump_end = state_dump_end,
     .restore_start = state_restore_start,
     .restore_go = state_restore_go,

@@ -1,0 +1,217 @@
+# shellcheck shell=bash
+# What the fault tests share: redis under a client, a migration during which something is struck at a fault point, and
+# what must be true afterwards, whatever was struck.
+#
+# One cluster and one redis serve many cases; the container begins a case where the last one left it. "source" and
+# "destination" are the roles of the case's first migration.
+
+load ../integration/lib
+
+# shellcheck disable=SC2154  # the library's
+kill_one=$top/tests/fault/kill-one
+ip=10.88.0.5
+volume=/var/lib/volumes/fault
+
+faults_start()
+{
+    cluster_start 3
+    root_of redis >/dev/null
+    FM_FABRIC=$("$top/scripts/hosts" pid "$cluster_prefix" fabric)
+    export FM_FABRIC
+}
+
+# After a failure nothing of the cluster is trusted.
+faults_teardown()
+{
+    client_kill || true
+    [ -z "${BATS_TEST_COMPLETED:-}" ] || return 0
+    tail -n 40 "$FM_WORK"/[ab].log || true
+    cluster_renew
+}
+
+cluster_renew()
+{
+    cluster_down
+    rm -rf "$FM_WORK/ca" "$FM_WORK/pki"
+    cluster_up "$cluster_prefix" 3 3>&- 4>&-
+    FM_FABRIC=$("$top/scripts/hosts" pid "$cluster_prefix" fabric)
+}
+
+# --- roles ---
+
+other_of()
+{
+    [ "$1" = a ] && echo b || echo a
+}
+
+# ensure_redis [OPTION…]: sets source and destination, as redis runs now; starts it where it does not.
+ensure_redis()
+{
+    source=a
+    [ "$(status_on b redis)" != running ] || source=b
+    [ "$(status_on $source redis)" = running ] || run_redis $source redis "$ip" "$@"
+    destination=$(other_of $source)
+}
+
+host_of()
+{
+    [ "$1" = source ] && echo "$source" || echo "$destination"
+}
+
+# --- one struck migration ---
+
+# strike AT STEP WORD…: what happens when the program on AT comes to STEP; WORD is "fail", or as in kill-one with a role in
+# place of the host. All daemons that a case may meet are restarted by it, so that none has an older fault.
+strike()
+{
+    local at step=$2 word fault words=()
+    at=$(host_of "$1")
+    shift 2
+    rm -f "$FM_WORK/struck"
+    for word in "$@"; do
+        words+=("${word%@*}@$(host_of "${word#*@}")")
+    done
+    fault=step.$step=run:$kill_one
+    daemon_restart "$at" "FLEXIMIGRATE_FAULT=${also:+$also,}$fault" "FM_STRIKE=${words[*]}" \
+        "FM_STRUCK=$FM_WORK/struck" "FM_FABRIC=$FM_FABRIC"
+}
+
+# begin_migration [OPTION…]
+begin_migration()
+{
+    cluster_cli "$source" -q migrate redis --to "host-$destination" "$@" >"$FM_WORK/migrate.log" 2>&1 3>&- 4>&- &
+    migrating=$!
+}
+
+# The answer of `migrate` does not matter: its daemon may have died.
+wait_struck()
+{
+    until_true test -e "$FM_WORK/struck"
+    ! grep '^missed' "$FM_WORK/struck" || fail "the victim was not there: $(cat "$FM_WORK/struck")"
+}
+
+revive_daemons()
+{
+    local host
+    for host in a b; do
+        is_gone "$(daemon_pid $host)" || continue
+        daemon_start $host 3>&- 4>&-
+    done
+}
+
+# all_final: neither side has anything left to do, nor calls for help.
+all_final()
+{
+    local host
+    for host in a b; do
+        cluster_cli $host --json migration list >"$FM_WORK/$host.migrations" || return 1
+        jq -e 'all(.[]; .final and (.needs_attention | not))' "$FM_WORK/$host.migrations" || return 1
+    done
+}
+
+settle()
+{
+    wait_seconds=60 until_true all_final || {
+        for host in a b; do
+            jq -c '.[] | select((.final | not) or .needs_attention)' "$FM_WORK/$host.migrations"
+        done
+        return 1
+    }
+    wait "$migrating" || true
+}
+
+# --- afterwards ---
+
+# leftovers HOST: programs of a migration, packets held, images; of no migration in particular.
+leftovers()
+{
+    {
+        helpers_on "$1" | grep -E 'runc|criu' | grep -v -- '--exit=' || true
+        snapshot "$1" | grep -E '^entry .*/migrations/|^device fmhold' || true
+    } | sed "s/^/$1: /"
+}
+
+no_leftovers()
+{
+    local deadline=$((SECONDS + 5)) left
+    while left=$(leftovers a; leftovers b) && [ -n "$left" ]; do
+        [ $SECONDS -lt $deadline ] || fail "left: $left"
+        read -r -t 0.05 <> <(:) || true
+    done
+}
+
+# assert_sound HOST: redis runs there and nowhere else, answers, and nothing else is left of any migration.
+assert_sound()
+{
+    local host=$1 other
+    other=$(other_of "$host")
+    assert_runs_only_on "$host" redis
+    [ -z "$(status_on "$other" redis)" ] || fail "'redis' is '$(status_on "$other" redis)' on $other"
+    assert_clean "$other" redis
+    no_leftovers
+    [ "$(on c redis-cli -h "$ip" ping)" = PONG ] || fail "redis does not answer"
+    assert_client_served
+}
+
+where_it_runs()
+{
+    [ "$(status_on a redis)" = running ] && echo a && return
+    [ "$(status_on b redis)" = running ] && echo b
+}
+
+# ends EXPECTED: the case is over; redis "stays" or "moves", or "either". A migration as any other follows.
+ends()
+{
+    local now
+    settle
+    case $1 in
+    stays) now=$source ;;
+    moves) now=$destination ;;
+    either) now=$(where_it_runs) || fail "redis runs nowhere" ;;
+    esac
+    assert_sound "$now"
+    run -0 cluster_cli "$now" -q migrate redis --to "host-$(other_of "$now")"
+    assert_sound "$(other_of "$now")"
+    assert_client_unharmed
+}
+
+# struck EXPECTED AT STEP WORD…: one whole case.
+struck()
+{
+    local expected=$1
+    shift
+    ensure_redis
+    client_start "$ip"
+    strike "$@"
+    begin_migration
+    wait_struck
+    revive_daemons
+    ends "$expected"
+}
+
+# each_case: runs the cases on stdin, a line "EXPECTED AT STEP WORD…" each; reports every one, fails if one did. After a
+# failed one the others get a new cluster.
+each_case()
+{
+    local line failed=0 began rest
+    while read -r -u 9 line; do
+        [ -n "$line" ] || continue
+        began=${EPOCHREALTIME//[.,]/}
+        # In the background `set -e` holds, which it would not as a condition.
+        # shellcheck disable=SC2086  # words
+        (trap - ERR DEBUG; set -e; struck $line) </dev/null >"$FM_WORK/case.log" 2>&1 &
+        if wait $!; then
+            rest=ok
+        else
+            rest="FAILED: $(grep -v '^+' "$FM_WORK/case.log" | tail -n 1)"
+            failed=$((failed + 1))
+            echo "=== $line"
+            cat "$FM_WORK/case.log"
+            tail -n 25 "$FM_WORK"/[ab].log
+            client_kill || true
+            cluster_renew
+        fi
+        printf '# %-70s %5d ms  %s\n' "$line" $(((${EPOCHREALTIME//[.,]/} - began) / 1000)) "$rest" >&3
+    done 9<&0
+    [ $failed -eq 0 ]
+}

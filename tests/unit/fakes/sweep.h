@@ -1,0 +1,21 @@
+/* Sweep: the same migration again and again, each time with something going wrong one call later. */
+#ifndef FM_TESTS_SWEEP_H
+#define FM_TESTS_SWEEP_H
+
+#include "fakes/world.h"
+
+struct sweep {
+    enum injection injection;
+    bool linger, unhealthy, dies; /* as in struct world */
+    /* The same again in the recovery: one more failure, this many calls after the first (0: none). */
+    unsigned int again_after;
+    enum injection again;
+};
+
+/* Runs it over all calls and fails the test with the first cases that end badly. After a case that
+ * asks for attention the daemons are restarted, and then nothing may be left to do. */
+void sweep_all(const struct sweep *sweep);
+/* One case; NULL when it ended well, else what is wrong. *done: the migration has fewer calls. */
+const char *sweep_case(const struct sweep *sweep, unsigned int at, bool *done);
+
+#endif
