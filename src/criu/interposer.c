@@ -277,24 +277,32 @@ static int interpose(struct interposer *ip, FmRpc__Request *request, int images_
     return rc < 0 ? refuse(ip, request->type) : relay(ip);
 }
 
+/* The runtime's request, left in the socket; NULL when it is none that a daemon would care for. */
+static FmRpc__Request *peek_request(int fd, uint8_t *buf)
+{
+    ssize_t n = receive(fd, buf, MSG_PEEK);
+    FmRpc__Request *request = n > 0 ? fm_rpc__request__unpack(NULL, (size_t)n, buf) : NULL;
+    if (request && request->opts &&
+        (request->type == FM_RPC__REQUEST_TYPE__DUMP ||
+         request->type == FM_RPC__REQUEST_TYPE__RESTORE))
+        return request;
+    if (request)
+        fm_rpc__request__free_unpacked(request, NULL);
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3 || strcmp(argv[1], "swrk") != 0)
         become_criu(argv);
     struct interposer ip = {.runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1};
     fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
-    ssize_t n = receive(ip.runtime_fd, buf, MSG_PEEK);
-    FmRpc__Request *request = n > 0 ? fm_rpc__request__unpack(NULL, (size_t)n, buf) : NULL;
-    if (!request || !request->opts ||
-        (request->type != FM_RPC__REQUEST_TYPE__DUMP &&
-         request->type != FM_RPC__REQUEST_TYPE__RESTORE))
+    FmRpc__Request *request = peek_request(ip.runtime_fd, buf);
+    int images_fd = request ? adopt_directory(ip.runtime_fd, request->opts->images_dir_fd) : -1;
+    if (images_fd >= 0)
+        ip.daemon_fd = find_daemon(images_fd);
+    if (!request || ip.daemon_fd < 0) /* what is left open closes at the exec */
         become_criu(argv);
-    int images_fd = adopt_directory(ip.runtime_fd, request->opts->images_dir_fd);
-    ip.daemon_fd = images_fd < 0 ? -1 : find_daemon(images_fd);
-    if (ip.daemon_fd < 0) {
-        close(images_fd);
-        become_criu(argv);
-    }
     receive(ip.runtime_fd, buf, 0); /* what was only looked at */
     ip.dump = request->type == FM_RPC__REQUEST_TYPE__DUMP;
     int rc = interpose(&ip, request, images_fd);

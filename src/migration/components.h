@@ -1,4 +1,5 @@
-/* Components: what a migration works with on one host. Real ones are put together by the manager, fakes by the tests. */
+/* Components: what a migration works with on one host. Real ones are put together by the manager,
+ * fakes by the tests. */
 #ifndef FM_MIGRATION_COMPONENTS_H
 #define FM_MIGRATION_COMPONENTS_H
 
@@ -16,8 +17,8 @@
 #include "network/network.h"
 
 struct fm_components {
-    const char *host;      /* this host's name */
-    const char *advertise; /* its underlay address */
+    const char *host;           /* this host's name */
+    const char *advertise;      /* its underlay address */
     const char *migrations_dir; /* <state>/migrations: one directory each */
     struct fm_journal *journal;
     struct fm_store store;

@@ -49,9 +49,9 @@ struct fm_incoming {
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
     uint64_t created_us;
-    bool asking;            /* a thread asks the source for its decision */
-    bool closing;           /* it is to end */
-    pthread_cond_t changed; /* of the two above */
+    bool asking;              /* a thread asks the source for its decision */
+    bool closing;             /* it is to end */
+    pthread_cond_t changed;   /* of the two above */
     struct fm_incoming *next; /* the table's */
 };
 

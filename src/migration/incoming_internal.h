@@ -1,4 +1,5 @@
-/* Between the two files of the incoming migration: how it arrives (incoming.c) and how it ends (incoming_run.c). */
+/* Between the two files of the incoming migration: how it arrives (incoming.c) and how it ends
+ * (incoming_run.c). */
 #ifndef FM_MIGRATION_INCOMING_INTERNAL_H
 #define FM_MIGRATION_INCOMING_INTERNAL_H
 

@@ -89,10 +89,12 @@ int fm_manager_container_remove(struct fm_manager *m, const char *name, bool for
 /* {"name","address","api_port","wire_port","cordoned":bool,"self":bool,"status":"online|offline|unknown","last_seen"}.
  */
 json_t *fm_manager_host_list(struct fm_manager *m, struct fm_error *err);
-json_t *fm_manager_host_show(struct fm_manager *m, const char *name,
-                             struct fm_error *err); /* asks it: adds
-                                                       "kernel","criu","runtime","cpus","memory_bytes","memory_available","arch","features":{…}
-                                                     */
+json_t *fm_manager_host_show(
+    struct fm_manager *m, const char *name,
+    struct fm_error *
+        err); /* asks it: adds
+                 "kernel","criu","runtime","cpus","memory_bytes","memory_available","arch","features":{…}
+               */
 /* Body {"name","address","wire_port"?,"api_port"?}; connects once to see that it is who it says
  * (warning field when it does not answer). */
 json_t *fm_manager_host_add(struct fm_manager *m, const json_t *request, struct fm_error *err);

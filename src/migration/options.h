@@ -32,20 +32,23 @@ enum fm_priority {
 };
 const char *fm_priority_text(enum fm_priority priority);
 
-/* What a request asks for. JSON form (POST /v1/migrations): {"container","destination","source"?,"strategy"?,"priority"?,
- * "bandwidth_bytes"?,"timeout_ms"?,"preparation_timeout_ms"?,"execution_timeout_ms"?,"verification_timeout_ms"?,"dry_run"?}. */
+/* What a request asks for. JSON form (POST /v1/migrations):
+ * {"container","destination","source"?,"strategy"?,"priority"?,
+ * "bandwidth_bytes"?,"timeout_ms"?,"preparation_timeout_ms"?,"execution_timeout_ms"?,"verification_timeout_ms"?,"dry_run"?}.
+ */
 struct fm_migration_options {
     char container[64];
-    char source[64];      /* "" : the host that receives the request */
+    char source[64]; /* "" : the host that receives the request */
     char destination[64];
-    enum fm_strategy strategy;    /* AUTO */
-    enum fm_priority priority;    /* NORMAL */
-    uint64_t bandwidth_bytes;     /* per second; 0: no limit */
-    uint64_t timeout_ms;          /* whole migration up to the commit; 300 s */
-    uint64_t preparation_timeout_ms;  /* 120 s */
-    uint64_t execution_timeout_ms;    /* 60 s: freeze to commit; the container is rolled back after it */
+    enum fm_strategy strategy;       /* AUTO */
+    enum fm_priority priority;       /* NORMAL */
+    uint64_t bandwidth_bytes;        /* per second; 0: no limit */
+    uint64_t timeout_ms;             /* whole migration up to the commit; 300 s */
+    uint64_t preparation_timeout_ms; /* 120 s */
+    uint64_t
+        execution_timeout_ms; /* 60 s: freeze to commit; the container is rolled back after it */
     uint64_t verification_timeout_ms; /* 30 s */
-    bool dry_run;                 /* PENDING and PLANNING only */
+    bool dry_run;                     /* PENDING and PLANNING only */
 };
 
 /* Unknown keys, wrong types and values out of range are FM_E_INVALID, naming the key. */

@@ -214,8 +214,7 @@ static int greet(struct fm_connection *c, struct fm_components *p, struct fm_err
 
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
 {
-    struct fm_conversation v = {
-        .service = service, .peer = fm_connection_peer(c)->name, .c = c};
+    struct fm_conversation v = {.service = service, .peer = fm_connection_peer(c)->name, .c = c};
     struct fm_error err = {0};
     if (greet(c, service->parts, &err) < 0) {
         fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);

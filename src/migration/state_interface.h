@@ -37,7 +37,8 @@ struct fm_state_ops {
      */
     int (*dump_go)(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
                    void *arg, struct fm_error *err);
-    /* The way back: CRIU lets the tasks run on; returns when they do. dump_end follows, without commit. */
+    /* The way back: CRIU lets the tasks run on; returns when they do. dump_end follows, without
+     * commit. */
     int (*dump_resume)(void *ctx, struct fm_dump *dump, struct fm_error *err);
     /* commit: CRIU kills the tasks and the runtime forgets the container. Otherwise they run on.
      * Waits for the runtime's end. Frees the dump, also on failure. */

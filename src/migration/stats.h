@@ -1,4 +1,5 @@
-/* Every counter of a migration. Units: bytes, milliseconds (with fraction), microseconds since the epoch. */
+/* Every counter of a migration. Units: bytes, milliseconds (with fraction), microseconds since the
+ * epoch. */
 #ifndef FM_MIGRATION_STATS_H
 #define FM_MIGRATION_STATS_H
 
@@ -9,15 +10,17 @@
 struct fm_migration_stats {
     uint64_t started_us, ended_us; /* realtime */
     /* The freeze, step by step (source's monotonic clock relative to `frozen`, in ms). */
-    double freeze_ms;        /* last instruction on the source → first on the destination (RUNNING received) */
-    double dump_ms;          /* frozen → CRIU's images complete */
-    double transfer_ms;      /* images complete → all sent */
-    double restore_ms;       /* all sent → READY */
-    double decide_ms;        /* READY → decision durable */
-    double resume_ms;        /* decision → RUNNING */
-    double total_ms;         /* request → final state */
-    double downtime_rollback_ms; /* of a rollback before the commit: frozen → running again on the source */
-    uint64_t wire_bytes;     /* sent and received on all connections */
+    double freeze_ms;   /* last instruction on the source → first on the destination (RUNNING
+                           received) */
+    double dump_ms;     /* frozen → CRIU's images complete */
+    double transfer_ms; /* images complete → all sent */
+    double restore_ms;  /* all sent → READY */
+    double decide_ms;   /* READY → decision durable */
+    double resume_ms;   /* decision → RUNNING */
+    double total_ms;    /* request → final state */
+    double downtime_rollback_ms; /* of a rollback before the commit: frozen → running again on the
+                                    source */
+    uint64_t wire_bytes;         /* sent and received on all connections */
     uint64_t image_bytes, early_bytes; /* checkpoint; of it sent before the dump had ended */
     uint64_t file_bytes, layer_bytes;
     uint64_t held_frames, released_frames, forwarded_frames, dropped_frames;

@@ -39,7 +39,8 @@ int fm_mac_parse(const char *text, uint8_t mac[6], struct fm_error *err);
 char *fm_mac_format(const uint8_t mac[6], char text[FM_MAC_TEXT]);
 /* The MAC of a container that was not given one: locally administered, the same on every host. */
 void fm_mac_from_ip(const struct fm_ip *ip, uint8_t mac[6]);
-/* The MAC of the bridges which share a gateway address: a moved container keeps its neighbour entry. */
+/* The MAC of the bridges which share a gateway address: a moved container keeps its neighbour
+ * entry. */
 void fm_mac_of_gateway(const struct fm_ip *gateway, uint8_t mac[6]);
 /* The link-local address that belongs to a MAC (RFC 4291, appendix A). */
 void fm_ip_link_local(const uint8_t mac[6], struct fm_ip *ip);

@@ -86,8 +86,7 @@ static size_t build_advertisement(const struct fm_ip *ip, const uint8_t mac[6], 
 size_t fm_announcement_build(const struct fm_ip *ip, const uint8_t mac[6],
                              uint8_t frame[FM_ANNOUNCEMENT_MAX])
 {
-    return ip->family == AF_INET6 ? build_advertisement(ip, mac, frame)
-                                  : build_arp(ip, mac, frame);
+    return ip->family == AF_INET6 ? build_advertisement(ip, mac, frame) : build_arp(ip, mac, frame);
 }
 
 int fm_announce(int packet_fd, int interface, const struct fm_ip *ip, const uint8_t mac[6],

@@ -141,7 +141,8 @@ static int match_address(const struct nlmsghdr *nlh, void *ctx)
     const struct nlattr *attr;
     if (info->ifa_family != search->ip->family)
         return 0;
-    mnl_attr_for_each(attr, nlh, sizeof(*info)) {
+    mnl_attr_for_each(attr, nlh, sizeof(*info))
+    {
         uint16_t wanted = info->ifa_family == AF_INET ? IFA_LOCAL : IFA_ADDRESS;
         if (mnl_attr_get_type(attr) == wanted &&
             mnl_attr_get_payload_len(attr) == fm_ip_size(search->ip) &&
@@ -272,7 +273,8 @@ static int open_vxlan(struct fm_fabric *fabric, struct fm_error *err)
         return rc;
     }
     fabric->vxlan_index = link.index;
-    /* Where a container is, is told, not learnt; unknown addresses (a client elsewhere) are flooded. */
+    /* Where a container is, is told, not learnt; unknown addresses (a client elsewhere) are
+     * flooded. */
     struct fm_port_flags flags = {.learning = false, .unicast_flood = true, .group_flood = true};
     fm_link_put_mtu(&batch, link.index, fabric->mtu);
     fm_link_put_master(&batch, link.index, fabric->bridge_index);

@@ -61,7 +61,8 @@ int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bo
                       struct fm_error *err);
 int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                         struct fm_error *err);
-/* fabric.c: the outbox of a port that is staged and blocked. start begins anew when there is one; take hands it to the caller
+/* fabric.c: the outbox of a port that is staged and blocked. start begins anew when there is one;
+ * take hands it to the caller
  * (-1: none), drop closes it. */
 int fm_outbox_start(struct fm_fabric *fabric, int port, struct fm_error *err);
 int fm_outbox_take(struct fm_fabric *fabric, int port);

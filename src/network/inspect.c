@@ -32,7 +32,8 @@ static int take_address(const struct nlmsghdr *nlh, void *ctx)
         return 0;
     struct fm_ip ip = {.family = info->ifa_family, .prefix = info->ifa_prefixlen};
     const struct nlattr *attr;
-    mnl_attr_for_each(attr, nlh, sizeof(*info)) {
+    mnl_attr_for_each(attr, nlh, sizeof(*info))
+    {
         uint16_t wanted = info->ifa_family == AF_INET ? IFA_LOCAL : IFA_ADDRESS;
         if (mnl_attr_get_type(attr) != wanted || mnl_attr_get_payload_len(attr) != fm_ip_size(&ip))
             continue;
@@ -53,7 +54,8 @@ static int take_default_route(const struct nlmsghdr *nlh, void *ctx)
     bool has_gateway = false;
     int interface = 0;
     const struct nlattr *attr;
-    mnl_attr_for_each(attr, nlh, sizeof(*info)) {
+    mnl_attr_for_each(attr, nlh, sizeof(*info))
+    {
         if (mnl_attr_get_type(attr) == RTA_OIF)
             interface = (int)mnl_attr_get_u32(attr);
         if (mnl_attr_get_type(attr) == RTA_GATEWAY &&

@@ -49,7 +49,8 @@ void fm_link_put_bridge(struct fm_nl_batch *batch, const char *name, const uint8
     put_bridge_data(nlh);
 }
 
-void fm_link_put_bridge_settings(struct fm_nl_batch *batch, int index, const uint8_t mac[6], int mtu)
+void fm_link_put_bridge_settings(struct fm_nl_batch *batch, int index, const uint8_t mac[6],
+                                 int mtu)
 {
     struct nlmsghdr *nlh = add_link(batch, "cannot set up the bridge", RTM_NEWLINK, 0, index);
     if (mac)
@@ -190,7 +191,8 @@ void fm_address_put(struct fm_nl_batch *batch, int index, const struct fm_ip *ip
     info->ifa_prefixlen = ip->prefix;
     info->ifa_index = (uint32_t)index;
     if (ip->family == AF_INET6) {
-        info->ifa_flags = IFA_F_NODAD; /* usable at once: a restore binds to it within milliseconds */
+        info->ifa_flags =
+            IFA_F_NODAD; /* usable at once: a restore binds to it within milliseconds */
         info->ifa_scope = ip->bytes[0] == 0xfe && ip->bytes[1] == 0x80 ? RT_SCOPE_LINK : 0;
         mnl_attr_put(nlh, IFA_ADDRESS, 16, ip->bytes);
         return;
@@ -339,7 +341,8 @@ static void parse_ip(const struct nlattr *attr, int family, struct fm_ip *ip)
 static void parse_vxlan(const struct nlattr *data, struct fm_link *link)
 {
     const struct nlattr *attr;
-    mnl_attr_for_each_nested(attr, data) {
+    mnl_attr_for_each_nested(attr, data)
+    {
         switch (mnl_attr_get_type(attr)) {
         case IFLA_VXLAN_ID:
             link->vxlan.vni = mnl_attr_get_u32(attr);
@@ -365,7 +368,8 @@ static void parse_info(const struct nlattr *info, struct fm_link *link)
     const struct nlattr *data = NULL;
     const struct nlattr *port = NULL;
     bool bridge_port = false;
-    mnl_attr_for_each_nested(attr, info) {
+    mnl_attr_for_each_nested(attr, info)
+    {
         switch (mnl_attr_get_type(attr)) {
         case IFLA_INFO_KIND:
             snprintf(link->kind, sizeof(link->kind), "%s", mnl_attr_get_str(attr));
@@ -387,7 +391,8 @@ static void parse_info(const struct nlattr *info, struct fm_link *link)
         parse_vxlan(data, link);
     if (!port || !bridge_port)
         return;
-    mnl_attr_for_each_nested(attr, port) {
+    mnl_attr_for_each_nested(attr, port)
+    {
         if (mnl_attr_get_type(attr) == IFLA_BRPORT_STATE)
             link->port_state = mnl_attr_get_u8(attr);
     }
@@ -398,7 +403,8 @@ static void parse_link(const struct nlmsghdr *nlh, struct fm_link *link)
     const struct ifinfomsg *info = mnl_nlmsg_get_payload(nlh);
     *link = (struct fm_link){.index = info->ifi_index, .flags = info->ifi_flags};
     const struct nlattr *attr;
-    mnl_attr_for_each(attr, nlh, sizeof(*info)) {
+    mnl_attr_for_each(attr, nlh, sizeof(*info))
+    {
         switch (mnl_attr_get_type(attr)) {
         case IFLA_IFNAME:
             snprintf(link->name, sizeof(link->name), "%s", mnl_attr_get_str(attr));
@@ -510,9 +516,9 @@ int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err)
     for (;;) {
         struct fm_link link;
         rc = fm_link_by_index(nl, index, &link, err);
-        if (rc < 0 || ((link.flags & IFF_UP) && (link.operstate == IF_OPER_UP ||
-                                                 (link.operstate == IF_OPER_UNKNOWN &&
-                                                  (link.flags & IFF_LOWER_UP)))))
+        if (rc < 0 || ((link.flags & IFF_UP) &&
+                       (link.operstate == IF_OPER_UP ||
+                        (link.operstate == IF_OPER_UNKNOWN && (link.flags & IFF_LOWER_UP)))))
             break;
         uint64_t now = fm_now_ms();
         struct pollfd wait = {.fd = mnl_socket_get_fd(news), .events = POLLIN};

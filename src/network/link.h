@@ -34,14 +34,15 @@ int fm_link_by_index(struct fm_nl *nl, int index, struct fm_link *link, struct f
 /* A negative return of `each` ends the walk and is returned. */
 typedef int (*fm_link_each_fn)(const struct fm_link *link, void *ctx);
 int fm_link_each(struct fm_nl *nl, fm_link_each_fn each, void *ctx, struct fm_error *err);
-/* Blocks until the link is operational (only then its bridge port has a state), 2 s at most. Must run in the namespace
- * of `nl`. */
+/* Blocks until the link is operational (only then its bridge port has a state), 2 s at most. Must
+ * run in the namespace of `nl`. */
 int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err);
 
-/* A port that neither lets frames in nor out. LISTENING, not DISABLED: the bridge itself turns a disabled port on again
- * at the next carrier event, and a BLOCKING one whenever another port changes; it leaves a LISTENING one alone. */
-#define FM_PORT_BLOCKED 1   /* BR_STATE_LISTENING */
-#define FM_PORT_OPEN 3      /* BR_STATE_FORWARDING */
+/* A port that neither lets frames in nor out. LISTENING, not DISABLED: the bridge itself turns a
+ * disabled port on again at the next carrier event, and a BLOCKING one whenever another port
+ * changes; it leaves a LISTENING one alone. */
+#define FM_PORT_BLOCKED 1 /* BR_STATE_LISTENING */
+#define FM_PORT_OPEN 3    /* BR_STATE_FORWARDING */
 
 /* What a bridge port may do; every member is set. */
 struct fm_port_flags {
@@ -53,7 +54,8 @@ struct fm_port_flags {
 /* Requests; they are executed by fm_nl_run. */
 void fm_link_put_bridge(struct fm_nl_batch *batch, const char *name, const uint8_t mac[6], int mtu);
 /* The same settings for a bridge that is there already. */
-void fm_link_put_bridge_settings(struct fm_nl_batch *batch, int index, const uint8_t mac[6], int mtu);
+void fm_link_put_bridge_settings(struct fm_nl_batch *batch, int index, const uint8_t mac[6],
+                                 int mtu);
 struct fm_vxlan {
     const char *name;
     uint32_t vni;
@@ -79,7 +81,8 @@ void fm_link_put_alias(struct fm_nl_batch *batch, int index, const char *alias);
 /* No link-local IPv6 address: a bridge port has nothing to say. */
 void fm_link_put_quiet(struct fm_nl_batch *batch, int index);
 void fm_link_put_port_state(struct fm_nl_batch *batch, int index, uint8_t state);
-void fm_link_put_port_flags(struct fm_nl_batch *batch, int index, const struct fm_port_flags *flags);
+void fm_link_put_port_flags(struct fm_nl_batch *batch, int index,
+                            const struct fm_port_flags *flags);
 void fm_address_put(struct fm_nl_batch *batch, int index, const struct fm_ip *ip);
 void fm_route_put_default(struct fm_nl_batch *batch, int index, const struct fm_ip *gateway);
 

@@ -108,18 +108,14 @@ static int write_neighbours(void *ctx, struct fm_error *err)
     struct visit *v = ctx;
     struct fm_nl nl;
     struct fm_nl_batch batch = {0};
-    size_t i;
-    json_t *entry;
     int rc = find_interface(v, err);
     if (rc == 0)
         rc = fm_nl_open(&nl, err);
     if (rc < 0)
         return rc;
-    json_array_foreach(v->list, i, entry)
-    {
-        if (i >= MAX_NEIGHBOURS || rc < 0)
-            break;
-        put_neighbour(&batch, v->ifindex, entry);
+    size_t count = json_array_size(v->list);
+    for (size_t i = 0; rc == 0 && i < count && i < MAX_NEIGHBOURS; i++) {
+        put_neighbour(&batch, v->ifindex, json_array_get(v->list, i));
         if (batch.count == FM_NL_BATCH_COUNT)
             rc = fm_nl_run(&nl, &batch, err);
     }

@@ -38,7 +38,8 @@ struct nlmsghdr *fm_nl_add(struct fm_nl_batch *batch, const char *what, uint16_t
                            uint16_t flags)
 {
     char *at = batch->last ? (char *)batch->last + MNL_ALIGN(batch->last->nlmsg_len) : batch->data;
-    /* Batches are written by this folder with known contents; overflowing one is a programming error. */
+    /* Batches are written by this folder with known contents; overflowing one is a programming
+     * error. */
     if (batch->count == FM_NL_BATCH_COUNT || at - batch->data > FM_NL_BATCH_BYTES - 1024)
         abort();
     struct nlmsghdr *nlh = mnl_nlmsg_put_header(at);
@@ -72,7 +73,8 @@ static const char *explanation(const struct nlmsghdr *nlh)
     if (!(nlh->nlmsg_flags & NLM_F_CAPPED))
         offset += answer->msg.nlmsg_len - sizeof(struct nlmsghdr);
     const struct nlattr *attr;
-    mnl_attr_for_each(attr, nlh, offset) {
+    mnl_attr_for_each(attr, nlh, offset)
+    {
         if (mnl_attr_get_type(attr) == NLMSGERR_ATTR_MSG &&
             mnl_attr_validate(attr, MNL_TYPE_NUL_STRING) >= 0)
             return mnl_attr_get_str(attr);
@@ -121,7 +123,8 @@ static int collect_acks(struct fm_nl *nl, const struct fm_nl_batch *batch, uint3
                 continue;
             unsigned index = nlh->nlmsg_seq - first;
             struct fm_error here = {0};
-            int rc = judge_ack(nlh, batch->entries[index].what, batch->entries[index].ignore, &here);
+            int rc =
+                judge_ack(nlh, batch->entries[index].what, batch->entries[index].ignore, &here);
             if (rc < 0 && result == 0) {
                 result = rc;
                 if (err)

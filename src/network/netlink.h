@@ -24,8 +24,8 @@ void fm_nl_close(struct fm_nl *nl);
 #define FM_NL_BATCH_BYTES 4096
 #define FM_NL_BATCH_COUNT 12
 
-/* Requests that are sent together and executed in order. {0} is empty. An error does not stop the later ones: the
- * kernel works through the whole batch, the first error is what is reported. */
+/* Requests that are sent together and executed in order. {0} is empty. An error does not stop the
+ * later ones: the kernel works through the whole batch, the first error is what is reported. */
 struct fm_nl_batch {
     char data[FM_NL_BATCH_BYTES] __attribute__((aligned(8)));
     struct nlmsghdr *last;
@@ -36,7 +36,8 @@ struct fm_nl_batch {
     } entries[FM_NL_BATCH_COUNT];
 };
 
-/* Begins a request; attributes are then put with mnl_attr_put_*. `what` (a literal: "cannot …") is for the error. */
+/* Begins a request; attributes are then put with mnl_attr_put_*. `what` (a literal: "cannot …") is
+ * for the error. */
 struct nlmsghdr *fm_nl_add(struct fm_nl_batch *batch, const char *what, uint16_t type,
                            uint16_t flags);
 /* One more errno (at most three) which the request begun last may answer. */

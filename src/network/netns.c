@@ -51,7 +51,8 @@ static int bring_loopback_up(struct fm_error *err)
     return rc;
 }
 
-/* Addresses are unique by configuration and must be usable at once; nobody advertises routes here. */
+/* Addresses are unique by configuration and must be usable at once; nobody advertises routes here.
+ */
 static void quiet_ipv6(void)
 {
     static const char *const zeroes[] = {

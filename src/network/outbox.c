@@ -27,7 +27,8 @@ int fm_outbox_open(struct fm_error *err)
     setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
     int on = 1;
     setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on));
-    /* A veth carries frames above the MTU with unfinished checksums: the header says what is left to do. */
+    /* A veth carries frames above the MTU with unfinished checksums: the header says what is left
+     * to do. */
     if (setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) < 0)
         return fm_error_errno(err, errno, "cannot set up a packet socket");
     return FM_MOVE_FD(fd);

@@ -1,9 +1,11 @@
-/* Outbox: what a container's kernel says while its bridge port is blocked, to be sent when it opens.
+/* Outbox: what a container's kernel says while its bridge port is blocked, to be sent when it
+ * opens.
  *
- * A restore makes TCP send: the unsent part of the queues, a window probe when repair mode ends, and the ARP requests for
- * them. On the source, paced segments follow after the freeze which the checkpoint counts as sent. All of it is true if
- * that side is the one that goes on (or, on the source, was true when the checkpoint was taken), and dropping it costs a
- * retransmission time-out or the 1 s of a lost ARP request. */
+ * A restore makes TCP send: the unsent part of the queues, a window probe when repair mode ends,
+ * and the ARP requests for them. On the source, paced segments follow after the freeze which the
+ * checkpoint counts as sent. All of it is true if that side is the one that goes on (or, on the
+ * source, was true when the checkpoint was taken), and dropping it costs a retransmission time-out
+ * or the 1 s of a lost ARP request. */
 #ifndef FM_NETWORK_OUTBOX_H
 #define FM_NETWORK_OUTBOX_H
 
@@ -12,13 +14,16 @@
 
 #include "base/error.h"
 
-/* Makes one that does not collect yet; returns its descriptor, which close(2) ends (slow: the kernel waits for readers). */
+/* Makes one that does not collect yet; returns its descriptor, which close(2) ends (slow: the
+ * kernel waits for readers). */
 int fm_outbox_open(struct fm_error *err);
-/* Collects the frames that come out of this veth, before the bridge drops them; as many as the kernel's buffer takes. */
+/* Collects the frames that come out of this veth, before the bridge drops them; as many as the
+ * kernel's buffer takes. */
 int fm_outbox_collect(int outbox, int port, struct fm_error *err);
 /* Collects no more; what is in stays. Microseconds. */
 void fm_outbox_stop(int outbox);
-/* Sends what was collected from this MAC through the bridge, in order; returns the number of frames. */
+/* Sends what was collected from this MAC through the bridge, in order; returns the number of
+ * frames. */
 unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
 /* close(2) that the caller does not wait for. */
 void fm_outbox_close_later(int outbox);

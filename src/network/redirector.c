@@ -1,10 +1,11 @@
-/* How it works: the bridge's entry of the container's MAC is pointed to a TAP port whose other end is a descriptor of
- * ours, and the container's own port is blocked, so that its kernel neither hears nor says anything. A thread moves the
- * frames from the TAP to a bounded queue. On release they are put into the container's veth (or the VXLAN device), past
- * the bridge, in the order of their arrival. What the container's kernel still says goes to an outbox (outbox.h).
+/* How it works: the bridge's entry of the container's MAC is pointed to a TAP port whose other end
+ * is a descriptor of ours, and the container's own port is blocked, so that its kernel neither
+ * hears nor says anything. A thread moves the frames from the TAP to a bounded queue. On release
+ * they are put into the container's veth (or the VXLAN device), past the bridge, in the order of
+ * their arrival. What the container's kernel still says goes to an outbox (outbox.h).
  *
- * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read them: every frame we
- * hold is a plain one, valid as it stands. */
+ * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read
+ * them: every frame we hold is a plain one, valid as it stands. */
 #include "network/redirector.h"
 
 #include <arpa/inet.h>
@@ -148,8 +149,7 @@ static void enqueue(struct fm_hold *hold, const uint8_t *bytes, size_t len)
 
 static void take_frame(struct fm_hold *hold, size_t len)
 {
-    enum fm_hold_class class =
-        fm_hold_classify(hold->buffer, len, hold->port.mac, &hold->port.ip);
+    enum fm_hold_class class = fm_hold_classify(hold->buffer, len, hold->port.mac, &hold->port.ip);
     if (class == FM_HOLD_NOT_OURS || hold->state == HOLD_IDLE)
         return;
     if (hold->state == HOLD_HOLDING)
@@ -158,7 +158,8 @@ static void take_frame(struct fm_hold *hold, size_t len)
         deliver(hold, hold->buffer, len);
 }
 
-/* Takes what the kernel has queued behind the TAP, `limit` frames at most; false when there is no more. */
+/* Takes what the kernel has queued behind the TAP, `limit` frames at most; false when there is no
+ * more. */
 static bool drain_tap(struct fm_hold *hold, unsigned limit)
 {
     while (limit-- > 0) {
@@ -295,7 +296,8 @@ static void hold_free(struct fm_hold *hold)
 {
     stop_reader(hold);
     discard_queue(hold);
-    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox, hold->stop_fd}; /* the TAP goes with its descriptor */
+    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox,
+                 hold->stop_fd}; /* the TAP goes with its descriptor */
     for (size_t i = 0; i < FM_COUNT(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -340,8 +342,7 @@ static void list_remove(struct fm_hold *hold)
 }
 
 int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                    const struct fm_hold_limits *limits, struct fm_hold **out,
-                    struct fm_error *err)
+                    const struct fm_hold_limits *limits, struct fm_hold **out, struct fm_error *err)
 {
     *out = NULL;
     if (fm_fault("hold-prepare"))

@@ -1,4 +1,5 @@
-/* Redirector: holds the frames of a container that is frozen, and gives them to wherever it goes on. */
+/* Redirector: holds the frames of a container that is frozen, and gives them to wherever it goes
+ * on. */
 #ifndef FM_NETWORK_REDIRECTOR_H
 #define FM_NETWORK_REDIRECTOR_H
 
@@ -13,8 +14,8 @@ int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err);
 int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_error *err);
 void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters);
 
-/* The container came back to this host while a hold of its last departure still relays: what arrives there now goes to
- * the local port. */
+/* The container came back to this host while a hold of its last departure still relays: what
+ * arrives there now goes to the local port. */
 void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port);
 /* True while a hold has the bridge's entry of this MAC: nobody else may point it elsewhere. */
 bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6]);
@@ -25,7 +26,8 @@ int fm_hold_remove_stale(struct fm_fabric *fabric, struct fm_error *err);
 enum fm_hold_class {
     FM_HOLD_NOT_OURS, /* broadcast and multicast of others: lost, as they may be */
     FM_HOLD_UNICAST,  /* sent to its MAC */
-    FM_HOLD_RESOLVE,  /* ARP request or neighbour solicitation for its address: lost ones cost the asker 1 s */
+    FM_HOLD_RESOLVE,  /* ARP request or neighbour solicitation for its address: lost ones cost the
+                         asker 1 s */
 };
 enum fm_hold_class fm_hold_classify(const uint8_t *frame, size_t len, const uint8_t mac[6],
                                     const struct fm_ip *ip);

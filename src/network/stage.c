@@ -1,5 +1,5 @@
-/* Staging: a container's namespace, veth pair and addresses, made before it arrives and without a frame under its MAC
- * getting out. */
+/* Staging: a container's namespace, veth pair and addresses, made before it arrives and without a
+ * frame under its MAC getting out. */
 #include "network/fabric.h"
 
 #include <errno.h>
@@ -42,9 +42,8 @@ static int judge_namesake(struct staging *s, const struct fm_link *link)
                             link->name, link->name);
     } /* else a crash interrupted its making */
     if (link->master && link->master != s->fabric->bridge_index)
-        return fm_error_set(s->err, FM_E_EXISTS,
-                            "interface %s belongs to another bridge than %s", link->name,
-                            s->fabric->bridge);
+        return fm_error_set(s->err, FM_E_EXISTS, "interface %s belongs to another bridge than %s",
+                            link->name, s->fabric->bridge);
     s->host = *link;
     return 0;
 }
@@ -154,7 +153,8 @@ static int inner_is_intact(void *ctx, struct fm_error *err)
     return inner.peer == s->host.index && inner.index == s->host.peer ? 0 : -FM_E_NOT_FOUND;
 }
 
-/* An interface whose other end is not ours any more (its bridge side was in a namespace that is gone). */
+/* An interface whose other end is not ours any more (its bridge side was in a namespace that is
+ * gone). */
 static int inner_delete_orphan(void *ctx, struct fm_error *err)
 {
     struct fm_nl nl;
@@ -197,10 +197,8 @@ static int provide_pair(struct staging *s, struct fm_error *err)
     fm_autoclose int netns = open(s->ep->netns, O_RDONLY | O_CLOEXEC);
     if (netns < 0)
         return fm_error_errno(err, errno, "cannot open %s", s->ep->netns);
-    struct fm_veth veth = {.name = s->ep->host_if,
-                           .peer = s->ep->ifname,
-                           .peer_netns = netns,
-                           .mtu = fabric->mtu};
+    struct fm_veth veth = {
+        .name = s->ep->host_if, .peer = s->ep->ifname, .peer_netns = netns, .mtu = fabric->mtu};
     struct fm_nl_batch batch = {0};
     fm_link_put_veth(&batch, &veth);
     rc = fm_nl_run(&fabric->slow, &batch, err);

@@ -58,7 +58,8 @@ static void look_at_socket(struct repairs *r, int fd)
 {
     if (get_int(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP) {
         if (get_int(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1) {
-            r->listeners = fm_xrealloc(r->listeners, (r->listener_count + 1) * sizeof(*r->listeners));
+            r->listeners =
+                fm_xrealloc(r->listeners, (r->listener_count + 1) * sizeof(*r->listeners));
             r->listeners[r->listener_count++] = (struct listener){
                 .port = local_port(fd), .reuse = get_int(fd, SOL_SOCKET, SO_REUSEADDR)};
         } else if (get_int(fd, IPPROTO_TCP, TCP_REPAIR) == 1) {
@@ -79,7 +80,8 @@ static int look_at_process(struct repairs *r, pid_t pid, struct fm_error *err)
     if (process < 0 || !dir)
         return errno == ESRCH || errno == ENOENT
                    ? 0
-                   : fm_error_errno(err, errno, "cannot look at the sockets of process %d", (int)pid);
+                   : fm_error_errno(err, errno, "cannot look at the sockets of process %d",
+                                    (int)pid);
     const struct dirent *entry;
     while ((entry = readdir(dir))) {
         char target[32] = "";
@@ -97,7 +99,8 @@ static int look_at_process(struct repairs *r, pid_t pid, struct fm_error *err)
     return 0;
 }
 
-/* Repair mode forces SO_REUSEADDR and leaving it clears it; CRIU had the value. An accepted socket had its listener's. */
+/* Repair mode forces SO_REUSEADDR and leaving it clears it; CRIU had the value. An accepted socket
+ * had its listener's. */
 static void restore_reuse(const struct repairs *r, int fd)
 {
     in_port_t port = local_port(fd);
@@ -110,8 +113,9 @@ static void restore_reuse(const struct repairs *r, int fd)
     }
 }
 
-/* Without the window probe of plain "off": the connection did not miss anything, for what its peer sent meanwhile is in
- * the hold and comes with its acknowledgements; the probe would only be an old sequence number for the peer to answer. */
+/* Without the window probe of plain "off": the connection did not miss anything, for what its peer
+ * sent meanwhile is in the hold and comes with its acknowledgements; the probe would only be an old
+ * sequence number for the peer to answer. */
 static int leave_repair(const struct repairs *r, int fd, struct fm_error *err)
 {
     int mode = TCP_REPAIR_OFF_NO_WP;

@@ -13,7 +13,7 @@ bool fm_image_name_valid(const char *name)
     if (!name || name[0] == '\0' || name[0] == '.')
         return false;
     size_t n = strspn(name, allowed);
-    return name[n] == '\0' && n <= FM_IMAGE_NAME_MAX;
+    return n <= FM_IMAGE_NAME_MAX && name[n] == '\0';
 }
 
 struct fm_image_file *fm_image_files_find(const struct fm_image_files *files, const char *name)

@@ -28,8 +28,9 @@ void fm_connection_close(struct fm_connection *c); /* NULL is fine */
 /* Wakes whoever is blocked on it, with FM_E_CLOSED; callable from any thread. */
 void fm_connection_shutdown(struct fm_connection *c);
 
-/* Before closing after a failure: discards what the peer still sends, until it closes or timeout_ms have passed. Otherwise
- * the kernel answers it with a reset, and the peer never reads the error that was sent to it. */
+/* Before closing after a failure: discards what the peer still sends, until it closes or timeout_ms
+ * have passed. Otherwise the kernel answers it with a reset, and the peer never reads the error
+ * that was sent to it. */
 void fm_connection_drain(struct fm_connection *c, uint64_t timeout_ms);
 
 const struct fm_tls_peer *fm_connection_peer(const struct fm_connection *c);

@@ -66,6 +66,7 @@ strike()
 {
     local at step=$2 word fault words=()
     at=$(host_of "$1")
+    [ "$step" != stage-layer ] || forget_layers "$destination"
     shift 2
     rm -f "$FM_WORK/struck"
     for word in "$@"; do
@@ -74,6 +75,12 @@ strike()
     fault=step.$step=run:$kill_one
     daemon_restart "$at" "FLEXIMIGRATE_FAULT=${also:+$also,}$fault" "FM_STRIKE=${words[*]}" \
         "FM_STRUCK=$FM_WORK/struck" "FM_FABRIC=$FM_FABRIC"
+}
+
+# A layer moves once; from then on the destination has it.
+forget_layers()
+{
+    on "$1" sh -c 'rm -rf /var/lib/fleximigrate/images/layers/*'
 }
 
 # begin_migration [OPTION…]
@@ -173,6 +180,7 @@ ends()
     run -0 cluster_cli "$now" -q migrate redis --to "host-$(other_of "$now")"
     assert_sound "$(other_of "$now")"
     assert_client_unharmed
+    [ -s "$FM_WORK/client.json" ] || fail "the client died"
 }
 
 # struck EXPECTED AT STEP WORD…: one whole case.

@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
-# kill -9 of each program at each journal step. A line is a case: where redis runs in the end, the side and the step at which
-# it happens, and who is struck.
+# kill -9 of each program at each journal step. A line is a case: where redis runs in the end, the side and the step at
+# which it happens, and who is struck. A runtime, CRIU or interposer that is not in the list does not exist then.
+
+# bats file_tags=slow
 
 load faults
 
@@ -19,6 +21,14 @@ teardown()
     faults_teardown
 }
 
+@test "the list of fault points is the one that is tested here" {
+    local step
+    for step in $("$FM_BUILD/src/daemon/fleximigrated" --fault-points); do
+        grep -Eq "^(stays|moves) (source|destination) ${step#step.} kill:daemon@" "$BATS_TEST_FILENAME" ||
+            grep -q "=${step#step.} " "$BATS_TEST_FILENAME" || fail "nobody dies at $step"
+    done
+}
+
 @test "the source's daemon dies at each step of the source" {
     each_case <<END
 stays source prepare kill:daemon@source
@@ -32,5 +42,158 @@ moves source commit kill:daemon@source
 moves source switch kill:daemon@source
 moves source destroy kill:daemon@source
 moves source clean-up kill:daemon@source
+END
+}
+
+@test "the destination's daemon dies at each step of the destination" {
+    each_case <<END
+stays destination reserve kill:daemon@destination
+stays destination stage-network kill:daemon@destination
+stays destination stage-layer kill:daemon@destination
+stays destination stage-bundle kill:daemon@destination
+stays destination restore kill:daemon@destination
+stays destination ready kill:daemon@destination
+moves destination run kill:daemon@destination
+moves destination release kill:daemon@destination
+moves destination register kill:daemon@destination
+END
+}
+
+@test "the destination's daemon dies at each step of the source" {
+    each_case <<END
+stays source prepare kill:daemon@destination
+stays source hold kill:daemon@destination
+stays source dump kill:daemon@destination
+stays source arm kill:daemon@destination
+stays source freeze kill:daemon@destination
+stays source dumped kill:daemon@destination
+moves source decide kill:daemon@destination
+moves source commit kill:daemon@destination
+moves source switch kill:daemon@destination
+moves source destroy kill:daemon@destination
+moves source clean-up kill:daemon@destination
+END
+}
+
+@test "the source's daemon dies at each step of the destination" {
+    each_case <<END
+stays destination reserve kill:daemon@source
+stays destination stage-network kill:daemon@source
+stays destination stage-layer kill:daemon@source
+stays destination stage-bundle kill:daemon@source
+stays destination restore kill:daemon@source
+stays destination ready kill:daemon@source
+moves destination run kill:daemon@source
+moves destination release kill:daemon@source
+moves destination register kill:daemon@source
+END
+}
+
+@test "both daemons die at once" {
+    each_case <<END
+stays source prepare kill:daemon@destination kill:daemon@source
+stays source freeze kill:daemon@destination kill:daemon@source
+stays source dumped kill:daemon@destination kill:daemon@source
+stays source decide kill:daemon@destination kill:daemon@source
+moves source commit kill:daemon@destination kill:daemon@source
+moves source switch kill:daemon@destination kill:daemon@source
+moves source destroy kill:daemon@destination kill:daemon@source
+stays destination ready kill:daemon@source kill:daemon@destination
+moves destination run kill:daemon@source kill:daemon@destination
+moves destination release kill:daemon@source kill:daemon@destination
+END
+}
+
+@test "the source's runc dies" {
+    each_case <<END
+stays source arm kill:runc@source
+stays source freeze kill:runc@source
+moves source dumped kill:runc@source
+moves source decide kill:runc@source
+moves source commit kill:runc@source
+moves source switch kill:runc@source
+moves source destroy kill:runc@source
+moves destination ready kill:runc@source
+moves destination run kill:runc@source
+moves destination release kill:runc@source
+END
+}
+
+@test "the source's interposer dies" {
+    each_case <<END
+stays source arm kill:interposer@source
+stays source freeze kill:interposer@source
+moves source dumped kill:interposer@source
+moves source decide kill:interposer@source
+moves source commit kill:interposer@source
+moves source switch kill:interposer@source
+moves source destroy kill:interposer@source
+moves destination ready kill:interposer@source
+moves destination run kill:interposer@source
+moves destination release kill:interposer@source
+END
+}
+
+@test "the source's CRIU dies" {
+    each_case <<END
+moves source dumped kill:criu@source
+moves source decide kill:criu@source
+moves source commit kill:criu@source
+moves source switch kill:criu@source
+moves source destroy kill:criu@source
+moves destination ready kill:criu@source
+moves destination run kill:criu@source
+moves destination release kill:criu@source
+END
+}
+
+@test "the destination's runc dies" {
+    each_case <<END
+stays source freeze kill:runc@destination
+stays source dumped kill:runc@destination
+moves source decide kill:runc@destination
+moves source commit kill:runc@destination
+moves destination ready kill:runc@destination
+moves destination run kill:runc@destination
+moves destination release kill:runc@destination
+END
+}
+
+@test "the destination's interposer dies" {
+    each_case <<END
+stays source freeze kill:interposer@destination
+stays source dumped kill:interposer@destination
+moves source decide kill:interposer@destination
+moves source commit kill:interposer@destination
+moves destination ready kill:interposer@destination
+moves destination run kill:interposer@destination
+moves destination release kill:interposer@destination
+END
+}
+
+@test "the destination's CRIU dies" {
+    each_case <<END
+moves source decide kill:criu@destination
+moves source commit kill:criu@destination
+moves destination ready kill:criu@destination
+moves destination run kill:criu@destination
+moves destination release kill:criu@destination
+END
+}
+
+@test "everything of the source dies but the container" {
+    each_case <<END
+stays source freeze kill:runc@source kill:interposer@source kill:daemon@source
+stays source dumped kill:criu@source kill:interposer@source kill:runc@source kill:daemon@source
+stays source decide kill:criu@source kill:interposer@source kill:runc@source kill:daemon@source
+moves source commit kill:criu@source kill:interposer@source kill:runc@source kill:daemon@source
+END
+}
+
+@test "everything of the destination dies" {
+    each_case <<END
+stays destination ready kill:criu@destination kill:interposer@destination kill:runc@destination kill:daemon@destination
+moves destination run kill:criu@destination kill:interposer@destination kill:runc@destination kill:daemon@destination
+moves destination release kill:criu@destination kill:interposer@destination kill:runc@destination kill:daemon@destination
 END
 }

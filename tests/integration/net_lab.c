@@ -241,9 +241,9 @@ void lab_host_start(struct lab_host *host, int number)
     fm_autofree char *path = fm_strf("/proc/%d/ns/net", (int)host->pid);
     host->netns_fd = open(path, O_RDONLY | O_CLOEXEC);
     snprintf(host->netns, sizeof(host->netns), "/proc/%d/fd/%d", (int)getpid(), host->netns_fd);
-    fm_autofree char *wire =
-        fm_strf("ip link del u%d 2>/dev/null || true; ip link add u%d type veth peer name u netns %d; ip link set u%d master ul0 up",
-                number, number, (int)host->pid, number);
+    fm_autofree char *wire = fm_strf("ip link del u%d 2>/dev/null || true; ip link add u%d type "
+                                     "veth peer name u netns %d; ip link set u%d master ul0 up",
+                                     number, number, (int)host->pid, number);
     sh("/proc/self/ns/net", wire);
     fm_autofree char *address =
         fm_strf("ip link set lo up; ip addr add %s/24 dev u; ip link set u up", host->address);

@@ -64,7 +64,7 @@ static void *server_body(void *arg)
     struct tcp_server *s = arg;
     while (!atomic_load(&s->stop)) {
         struct pollfd wait = {.fd = s->fd, .events = s->role == TCP_SOURCE ? POLLOUT : POLLIN};
-        if (poll(&wait, 1, 10) <= 0) /* the descriptor may change while frozen */
+        if (poll(&wait, 1, 1) <= 0) /* the descriptor may change while frozen */
             continue;
         pthread_mutex_lock(&s->frozen);
         if (s->role == TCP_SOURCE)
@@ -85,6 +85,9 @@ void tcp_server_listen(struct tcp_server *s, const char *netns, const char *ip, 
     int on = 1;
     s->listener = lab_socket(netns, address.ss_family, SOCK_STREAM);
     setsockopt(s->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    int big =
+        8 << 20; /* a bulk sender is never stopped by a full window: something is on its way */
+    setsockopt(s->listener, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
     if (bind(s->listener, (struct sockaddr *)&address, len) < 0 || listen(s->listener, 8) < 0)
         die("cannot listen");
 }
@@ -152,7 +155,7 @@ struct connection {
         uint8_t *data;
         int len;
         int unsent; /* its end, that no segment was made of */
-    } queues[3]; /* by TCP_RECV_QUEUE, TCP_SEND_QUEUE */
+    } queues[3];    /* by TCP_RECV_QUEUE, TCP_SEND_QUEUE */
 };
 
 static void set(int fd, int name, const void *value, socklen_t len)
@@ -212,7 +215,8 @@ static void put_bytes(int fd, const uint8_t *data, int len)
     }
 }
 
-/* As CRIU does it: what was sent is put back in repair mode, what was not is simply sent, before anybody resumes. */
+/* As CRIU does it: what was sent is put back in repair mode, what was not is simply sent, before
+ * anybody resumes. */
 static void restore_queue(int fd, struct connection *c, int queue)
 {
     int sent = c->queues[queue].len - c->queues[queue].unsent;

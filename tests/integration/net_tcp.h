@@ -10,13 +10,17 @@
 
 struct tcp_server {
     int listener, fd; /* of the one connection */
-    enum tcp_role { TCP_ECHO, TCP_SINK, TCP_SOURCE } role; /* the last two check, or send, a bulk stream */
+    enum tcp_role {
+        TCP_ECHO,
+        TCP_SINK,
+        TCP_SOURCE
+    } role; /* the last two check, or send, a bulk stream */
     pthread_t thread;
     pthread_mutex_t frozen; /* who holds it, freezes */
     atomic_bool stop;
     atomic_ullong received; /* TCP_SOURCE: sent */
-    atomic_ullong last_us; /* when something came */
-    uint64_t wrong;        /* bytes that are not what was sent */
+    atomic_ullong last_us;  /* when something came */
+    uint64_t wrong;         /* bytes that are not what was sent */
 };
 /* Listens in a namespace; tcp_server_accept takes the client's connection and starts the thread. */
 void tcp_server_listen(struct tcp_server *s, const char *netns, const char *ip, uint16_t port,

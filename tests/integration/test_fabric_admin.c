@@ -1,4 +1,5 @@
-/* What the fabric makes, refuses, survives and leaves behind; and how long the switches take. Needs root. */
+/* What the fabric makes, refuses, survives and leaves behind; and how long the switches take. Needs
+ * root. */
 #include <errno.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -96,7 +97,8 @@ static void test_refusals(void **state)
     static const struct {
         const char *name, *ip, *says;
     } bad[] = {
-        {"server", "10.99.0.5", "address 10.99.0.5 of 'server' is outside of the subnet 10.88.0.0/16"},
+        {"server", "10.99.0.5",
+         "address 10.99.0.5 of 'server' is outside of the subnet 10.88.0.0/16"},
         {"server", "10.88.0.1", "is the gateway's"},
         {"server", "10.88.255.255", "is reserved"},
         {"server", "10.88.0.0", "is reserved"},
@@ -265,7 +267,8 @@ static void test_limits(void **state)
     stop_hosts();
 }
 
-/* Somebody who does not know the container's MAC yet asks in mid-hold; a lost question would be repeated after 1 s. */
+/* Somebody who does not know the container's MAC yet asks in mid-hold; a lost question would be
+ * repeated after 1 s. */
 static void newcomer(bool commit)
 {
     struct scene s = stage_all(false);
@@ -343,7 +346,8 @@ static void test_ipv6_and_two_fabrics(void **state)
     forward_to_b();
     prober_finish(&probe, 1000);
     struct prober_result r = prober_judge(&probe, frozen, resumed);
-    printf("  IPv6: %u lost, last held one answered %.1f ms after the resumption\n", r.lost, r.after_ms);
+    printf("  IPv6: %u lost, last held one answered %.1f ms after the resumption\n", r.lost,
+           r.after_ms);
     CALL(host_a, LAB_HOLD_END);
     echo_thaw(&here);
     echo_stop(&here);
@@ -452,7 +456,8 @@ static void test_unrepair(void **state)
     char text[64] = "are you there?";
     assert_int_equal(send(client, text, sizeof(text), 0), sizeof(text));
     char byte;
-    assert_true(recv(server.fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EPERM); /* that is the harm */
+    assert_true(recv(server.fd, &byte, 1, MSG_DONTWAIT) < 0 &&
+                errno == EPERM); /* that is the harm */
     lab_sleep_ms(100);
 
     struct fm_network network = {0};
@@ -477,7 +482,8 @@ static void test_unrepair(void **state)
     tcp_server_thaw(&server);
     assert_int_equal(recv(client, text, sizeof(text), MSG_WAITALL), sizeof(text));
     double after = (double)(fm_now_us() - started) / 1000.0;
-    printf("  a connection that was left in repair mode answers %.2f ms after the release\n", after);
+    printf("  a connection that was left in repair mode answers %.2f ms after the release\n",
+           after);
     CALL(host_a, LAB_HOLD_END);
     assert_true(after < 20.0);
     close(client);
@@ -513,7 +519,8 @@ static void test_verifier(void **state)
     free(lab_sh(s.a, "mkdir -p %s; echo fine > %s/healthz", html, html));
     pid_t pid = fork();
     if (pid == 0) {
-        execlp("nsenter", "nsenter", enter, "busybox", "httpd", "-f", "-p", "8080", "-h", html, NULL);
+        execlp("nsenter", "nsenter", enter, "busybox", "httpd", "-f", "-p", "8080", "-h", html,
+               NULL);
         _exit(127);
     }
     check.kind = "http";

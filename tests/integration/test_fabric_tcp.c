@@ -287,12 +287,9 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     lab_init();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rollback),
-        cmocka_unit_test(test_commit),
-        cmocka_unit_test(test_bulk_rollback),
-        cmocka_unit_test(test_bulk_commit),
-        cmocka_unit_test(test_download_rollback),
-        cmocka_unit_test(test_download_commit),
+        cmocka_unit_test(test_rollback),          cmocka_unit_test(test_commit),
+        cmocka_unit_test(test_bulk_rollback),     cmocka_unit_test(test_bulk_commit),
+        cmocka_unit_test(test_download_rollback), cmocka_unit_test(test_download_commit),
     };
     return cmocka_run_group_tests_name("fabric-tcp", tests, NULL, NULL);
 }

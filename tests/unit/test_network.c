@@ -1,4 +1,5 @@
-/* The parts of the network that are pure: addresses, names, announcements, what a hold keeps, health check targets. */
+/* The parts of the network that are pure: addresses, names, announcements, what a hold keeps,
+ * health check targets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -133,7 +134,10 @@ static void test_names_and_owners(void **state)
     assert_int_equal(owner.mac[5], 5);
     struct fm_ip want = ip_of("10.88.0.5");
     assert_true(fm_ip_equal(&owner.ip, &want));
-    static const char *const foreign[] = {"", "uplink", "fleximigrate", "fleximigrate redis",
+    static const char *const foreign[] = {"",
+                                          "uplink",
+                                          "fleximigrate",
+                                          "fleximigrate redis",
                                           "fleximigrate redis 10.88.0.5/16 none",
                                           "fleximigrate redis here 02:fd:0a:58:00:05"};
     for (size_t i = 0; i < FM_COUNT(foreign); i++)
@@ -145,10 +149,10 @@ static void test_gratuitous_arp(void **state)
     (void)state;
     static const uint8_t mac[6] = {2, 0xfd, 10, 88, 0, 5};
     static const uint8_t want[42] = {
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0xfd, 10, 88, 0, 5, 8, 6,    /* Ethernet */
-        0,    1,    8,    0,    6,    4,    0, 1,                           /* request */
-        2,    0xfd, 10,   88,   0,    5,    10, 88, 0, 5,                   /* sender */
-        0,    0,    0,    0,    0,    0,    10, 88, 0, 5,                   /* target */
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2,  0xfd, 10, 88, 0, 5, 8, 6, /* Ethernet */
+        0,    1,    8,    0,    6,    4,    0,  1,                        /* request */
+        2,    0xfd, 10,   88,   0,    5,    10, 88,   0,  5,              /* sender */
+        0,    0,    0,    0,    0,    0,    10, 88,   0,  5,              /* target */
     };
     struct fm_ip ip = ip_of("10.88.0.5/16");
     uint8_t frame[FM_ANNOUNCEMENT_MAX];
@@ -236,7 +240,8 @@ static void test_health_check_targets(void **state)
         assert_non_null(strstr(err.text, bad[i].says));
     }
     /* Port 1 of the loopback refuses: the target was understood. */
-    static const char *const understood[] = {":1", "tcp://:1", "tcp://127.0.0.1:1/", "tcp://[::1]:1"};
+    static const char *const understood[] = {":1", "tcp://:1", "tcp://127.0.0.1:1/",
+                                             "tcp://[::1]:1"};
     for (size_t i = 0; i < FM_COUNT(understood); i++) {
         struct fm_health_check check = {.kind = "tcp",
                                         .target = understood[i],
