@@ -1,3 +1,4 @@
+#define FM_ERROR_IMPLEMENTATION
 #include "base/error.h"
 
 #include <errno.h>

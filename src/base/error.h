@@ -68,4 +68,12 @@ enum fm_code fm_code_by_name(const char *name);
 /* Exit code that the command line uses for a code (interfaces: 0 1 2 3 4 5). */
 int fm_code_exit(enum fm_code code);
 
+/* The analyzer cannot see that these never return 0. */
+#if defined(__clang_analyzer__) && !defined(FM_ERROR_IMPLEMENTATION)
+#define fm_error_set(...) (fm_error_set(__VA_ARGS__), -1)
+#define fm_error_errno(...) (fm_error_errno(__VA_ARGS__), -1)
+#define fm_error_prefix(...) (fm_error_prefix(__VA_ARGS__), -1)
+#define fm_error_recode(...) (fm_error_recode(__VA_ARGS__), -1)
+#endif
+
 #endif

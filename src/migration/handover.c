@@ -77,20 +77,54 @@ static char *writable_dir(struct fm_migration *m)
     return fm_xstrdup(m->container->found && path && *path == '/' ? path : bundle.upper);
 }
 
-static int send_files(struct fm_migration *m, uint64_t changed_after_us, struct fm_error *err)
+/* Files that are mapped shared and writable may change without a trace in their times: they travel
+ * in every pass. */
+static void note_mapped_files(struct fm_migration *m)
 {
-    const struct fm_link_ops *link = m->parts->links.ops;
+    struct fm_components *p = m->parts;
+    struct fm_error ignored = {0}; /* a process that has just ended has no maps */
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    p->runtime.ops->processes(p->runtime.ctx, m->container->name, &pids, &count, &ignored);
+    for (size_t i = 0; i < count; i++)
+        fm_tree_mapped_files(pids[i], &m->mapped_files, &ignored);
+}
+
+/* Those of the mapped files that lie below `target` ("/data"), relative to it. */
+static void mapped_below(const struct fm_strv *mapped, const char *target, struct fm_strv *below)
+{
+    fm_autofree char *prefix = fm_strf("%s/", target + strspn(target, "/"));
+    for (size_t i = 0; i < mapped->count; i++)
+        if (fm_starts_with(mapped->items[i], prefix))
+            fm_strv_add(below, mapped->items[i] + strlen(prefix));
+}
+
+static int send_volume(struct fm_migration *m, size_t index,
+                       const struct fm_tree_selection *selection, struct fm_error *err)
+{
+    const struct fm_volume *volume = &m->container->volumes[index];
+    fm_cleanup(fm_strv_free) struct fm_strv mapped = {0};
+    fm_autofree char *name = fm_strf("volume:%zu", index);
+    struct fm_tree_selection own = *selection;
+    mapped_below(&m->mapped_files, volume->target, &mapped);
+    own.always = &mapped;
+    return m->parts->links.ops->send_tree(m->link, m->id, name, volume->source, &own,
+                                          &m->stats.file_bytes, err);
+}
+
+/* One pass over the writable layer and the volumes; the last one lies in the freeze. */
+static int send_files(struct fm_migration *m, uint64_t changed_after_us, bool last,
+                      struct fm_error *err)
+{
     fm_autofree char *upper = writable_dir(m);
-    int rc = link->send_tree(m->link, m->id, "upper", upper, changed_after_us, &m->stats.file_bytes,
-                             err);
-    for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++) {
-        const struct fm_volume *volume = &m->container->volumes[i];
-        if (volume->shared)
-            continue;
-        fm_autofree char *name = fm_strf("volume:%zu", i);
-        rc = link->send_tree(m->link, m->id, name, volume->source, changed_after_us,
-                             &m->stats.file_bytes, err);
-    }
+    note_mapped_files(m);
+    struct fm_tree_selection selection = {
+        .changed_after_us = changed_after_us, .always = &m->mapped_files, .last = last};
+    int rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
+                                            &m->stats.file_bytes, err);
+    for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++)
+        if (!m->container->volumes[i].shared)
+            rc = send_volume(m, i, &selection, err);
     return rc;
 }
 
@@ -149,7 +183,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     if (rc < 0)
         return rc;
     m->upper_since_us = fm_realtime_us();
-    rc = send_files(m, 0, err);
+    rc = send_files(m, 0, false, err);
     if (rc == 0)
         rc = send_log(m, err);
     fm_migration_progress(m, "files", 100, m->stats.file_bytes);
@@ -218,7 +252,7 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
         p->links.ops->images_finish(m->link, &m->stats.image_bytes, &m->stats.early_bytes, err);
     if (!manifest)
         return fm_error_result(err);
-    int rc = send_files(m, m->upper_since_us, err);
+    int rc = send_files(m, m->upper_since_us, true, err);
     if (rc == 0)
         fm_log_pipe_settle(m->init_pid);
     if (rc == 0)
@@ -257,6 +291,19 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
+/* A write that failed leaves open whether it took place: what stands in the record counts. */
+static int write_decision(struct fm_migration *m, bool *commit, struct fm_error *err)
+{
+    struct fm_store *store = &m->parts->store;
+    struct fm_error unread = {0};
+    bool decided = false;
+    int rc = store->ops->decide(store->ctx, m->id, true, commit, err);
+    if (rc < 0 && store->ops->decision(store->ctx, m->id, &decided, commit, &unread) == 0 &&
+        decided)
+        return 0;
+    return rc;
+}
+
 int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
 {
     uint64_t since = fm_now_us();
@@ -265,7 +312,7 @@ int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
     if (rc == 0)
         rc = fm_migration_step(m, FM_STEP_DECIDE, NULL, err);
     if (rc == 0)
-        rc = m->parts->store.ops->decide(m->parts->store.ctx, m->id, true, &commit, err);
+        rc = write_decision(m, &commit, err);
     if (rc < 0)
         return rc;
     if (!commit)
@@ -408,6 +455,21 @@ static int keep_first(int rc, int step_rc, const struct fm_error *step, struct f
     return rc < 0 ? rc : step_rc;
 }
 
+/* The content of volumes stays where its owner keeps it, marked as left behind: a return of the
+ * container may replace it. */
+static void leave_volumes(struct fm_migration *m)
+{
+    struct fm_store *store = &m->parts->store;
+    json_auto_t *mark =
+        json_pack("{s:s, s:s}", "container", m->container->name, "moved_to", m->destination.name);
+    struct fm_error e = {0};
+    for (size_t i = 0; i < m->container->volume_count; i++)
+        if (!m->container->volumes[i].shared &&
+            store->ops->put(store->ctx, "volume", m->container->volumes[i].source, mark, &e) < 0)
+            fm_warn(FM_CONTAINER_MANAGER, "Volume %s: %s.", m->container->volumes[i].source,
+                    e.text);
+}
+
 /* Everything of the container leaves this host. A found container's own directory is its owner's
  * and stays. */
 static int forget_container(struct fm_migration *m, struct fm_error *err)
@@ -423,6 +485,7 @@ static int forget_container(struct fm_migration *m, struct fm_error *err)
             p->network.ops->set_remote(p->network.ctx, m->endpoint.mac, m->destination.address, &e),
             &e, err);
     }
+    leave_volumes(m);
     struct fm_bundle bundle;
     fm_bundle_paths(&p->bundles, name, &bundle);
     rc = keep_first(rc, fm_bundle_remove(&bundle, &e), &e, err);

@@ -69,7 +69,7 @@ size_t fm_incoming_active(struct fm_incoming_table *t);
  */
 json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struct fm_error *err);
 json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
-                            struct fm_incoming **in, struct fm_error *err);
+                            struct fm_incoming **out, struct fm_error *err);
 int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char *name,
                      struct fm_error *err);
 int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const struct fm_frame *frame,

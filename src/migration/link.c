@@ -139,12 +139,12 @@ static int send_named(struct fm_link *link, enum fm_frame_type type, const char 
 }
 
 static int link_send_tree(struct fm_link *link, const char *migration, const char *name,
-                          const char *dir, uint64_t changed_after_us, uint64_t *bytes,
-                          struct fm_error *err)
+                          const char *dir, const struct fm_tree_selection *selection,
+                          uint64_t *bytes, struct fm_error *err)
 {
     struct fm_tree_stats stats = {0};
     if (send_named(link, FM_FRAME_TREE, migration, name, 0, err) < 0 ||
-        fm_tree_send(link->connection, dir, changed_after_us, &stats, err) < 0)
+        fm_tree_send_selected(link->connection, dir, selection, &stats, err) < 0)
         return fm_error_prefix(err, "cannot send %s", name);
     json_auto_t *done = fm_connection_expect(link->connection, FM_FRAME_TREE_DONE, err);
     if (!done)

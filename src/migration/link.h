@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "base/error.h"
+#include "state/tree_stream.h"
 
 /* Another host as the registry knows it. */
 struct fm_host {
@@ -34,10 +35,11 @@ struct fm_link_ops {
      * the other side becomes `err` with its code. */
     json_t *(*call)(struct fm_link *link, int frame_type, const json_t *body, uint64_t timeout_ms,
                     struct fm_error *err);
-    /* Sends a file tree under a name ("layer:<digest>", "upper", "volume:N"); changed_after_us 0:
-     * all of it. */
+    /* Sends a file tree, or what changed in it, under a name ("layer:<digest>", "upper",
+     * "volume:N"). */
     int (*send_tree)(struct fm_link *link, const char *migration, const char *name, const char *dir,
-                     uint64_t changed_after_us, uint64_t *bytes, struct fm_error *err);
+                     const struct fm_tree_selection *selection, uint64_t *bytes,
+                     struct fm_error *err);
     /* Sends a file from `offset` to its end under a name ("log"); *size gets the end. */
     int (*send_file)(struct fm_link *link, const char *migration, const char *name,
                      const char *path, uint64_t offset, uint64_t *size, struct fm_error *err);

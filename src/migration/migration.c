@@ -66,6 +66,7 @@ void fm_migration_free(struct fm_migration *m)
         return;
     fm_container_free(m->container);
     json_decref(m->needs);
+    fm_strv_free(&m->mapped_files);
     pthread_mutex_destroy(&m->link_lock);
     free(m->dir);
     free(m);

@@ -42,6 +42,7 @@ struct fm_migration {
     uint64_t frozen_us; /* monotonic */
     uint64_t started_us;
     uint64_t log_sent, upper_since_us;
+    struct fm_strv mapped_files; /* shared and writable, of all passes; relative to the root */
 };
 
 /* A new migration, journalled in state NONE. Takes nothing over; NULL on failure. */

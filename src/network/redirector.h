@@ -7,7 +7,7 @@
 
 /* The functions of fm_network_ops with these names. */
 int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                    const struct fm_hold_limits *limits, struct fm_hold **hold,
+                    const struct fm_hold_limits *limits, struct fm_hold **out,
                     struct fm_error *err);
 int fm_hold_engage(struct fm_hold *hold, struct fm_error *err);
 int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err);

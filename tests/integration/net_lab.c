@@ -22,9 +22,9 @@
 #include "base/text.h"
 #include "network/netns.h"
 
-#define LAB_DIR "/tmp/fm-lab"
+#define LAB_DIR "/mnt" /* a private tmpfs is mounted over it */
 
-static void die(const char *what)
+_Noreturn static void die(const char *what)
 {
     fprintf(stderr, "net_lab: %s: %s\n", what, strerror(errno));
     exit(1);
@@ -86,7 +86,6 @@ int lab_socket(const char *netns, int domain, int type)
 
 void lab_init(void)
 {
-    mkdir(LAB_DIR, 0700);
     if (unshare(CLONE_NEWNET | CLONE_NEWNS) < 0 ||
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("tmpfs", LAB_DIR, "tmpfs", 0, NULL) < 0)
@@ -135,6 +134,8 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
     const char *host = q->host[0] ? q->host : NULL;
     if (q->op == LAB_OPEN)
         return open_fabric(d, q, err);
+    if (!ops)
+        return fm_error_set(err, FM_E_FAILED, "no fabric is open");
     if (q->op != LAB_CLOSE && q->op != LAB_PEER && q->name[0]) {
         int rc = ops->endpoint(ctx, q->name, q->ip, NULL, &r->ep, err);
         if (rc < 0)

@@ -29,6 +29,9 @@ void set_remote(struct lab_host *host, const char *ip, const char *where);
 void start_hosts(bool learning);
 void stop_hosts(void);
 struct scene stage_all(bool learning);
+/* The test fails when `once` is not in time three times running. This machine may be busy: one late
+ * answer is its scheduler's, three are ours. What must never happen is asserted in `once`. */
+#define ASSERT_IN_TIME(once) assert_true((once) || (once) || (once))
 /* Commit of the hold on A to B. */
 struct lab_reply forward_to_b(void);
 

@@ -36,6 +36,20 @@ begin()
     snapshot b >"$FM_WORK/b.before"
 }
 
+# begin_checked TARGET: the same with a health check that is asked once, by a command. The shared directory is
+# another one on each host.
+begin_checked()
+{
+    on a curl -sf --unix-socket /run/fleximigrate/fleximigrated.sock -o /dev/null \
+        http://localhost/v1/containers -d "$(jq -n --arg image "$(root_of redis)" --arg ip "$ip" --arg target "$1" '
+            {name: "redis", $image, $ip, command: ["redis-server", "/etc/redis.conf"],
+             volumes: ["/var/lib/shared:/shared:ro:shared"],
+             health: {kind: "command", $target, attempts: 1, interval_ms: 100, timeout_ms: 1000}}')"
+    until_true answers "$ip"
+    client_start "$ip"
+    snapshot b >"$FM_WORK/b.before"
+}
+
 # assert_stayed ID: as every failure before the commit ends. The very process that ran before runs on.
 assert_stayed()
 {
@@ -50,6 +64,7 @@ assert_stayed()
 
 @test "success: redis moves to the other host and back under its client" {
     begin
+    [ "$(remains a redis | wc -l)" -gt 6 ] # what assert_clean looks for is there while it runs
     run -0 --separate-stderr cluster_cli a migrate redis --to host-b
     [ "$(printf '%s\n' "${lines[@]:0:6}" | cut -d' ' -f1 | xargs)" = \
         "PENDING PLANNING PREPARATION EXECUTION VERIFICATION COMPLETED" ]
@@ -168,7 +183,7 @@ assert_stayed()
 @test "VERIFICATION fails: the health check does, and redis comes back live" {
     on a sh -c 'echo good >/var/lib/shared/health'
     on b sh -c 'echo bad >/var/lib/shared/health'
-    begin --volume /var/lib/shared:/shared:ro:shared --health 'cmd:grep -q good /shared/health'
+    begin_checked 'grep -q good /shared/health'
     on c redis-cli -h "$ip" set before migration
     refused 5 a migrate redis --to host-b
     [[ $stderr == *"rolled back from VERIFICATION"*"health check"*"exits with 1"* ]]
@@ -187,7 +202,7 @@ assert_stayed()
 }
 
 @test "VERIFICATION fails: a health check that fails everywhere does not send it to and fro" {
-    begin --health cmd:false
+    begin_checked false
     refused 5 a migrate redis --to host-b
     assert_path a "$(last_migration a)" "PENDING PLANNING PREPARATION EXECUTION VERIFICATION FAILED ROLLBACK FAILED."
     assert_runs_only_on a redis
@@ -240,4 +255,10 @@ END
     [ "$(on c redis-cli -h "$ip" get before)" = migration ]
     assert_nothing_new b "$FM_WORK/b.before"
     assert_clean b redis
+}
+
+@test "DEBUG" {
+    begin
+    remains a redis >&2
+    false
 }

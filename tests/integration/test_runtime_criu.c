@@ -57,8 +57,6 @@ static void test_checkpoint_restore(void **state)
 
     assert_done(run_box(&box));
     for (int hop = 0; hop < 2; hop++) {
-        fm_autofree char *old_exit = NULL;
-
         assert_true(wait_count_above(&box, count_of(&box) + 3));
         checkpoint_box(&box);
         assert_int_equal(OPS->state(CTX, "move", &s, &err), -FM_E_NOT_FOUND);

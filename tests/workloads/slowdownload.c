@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -39,10 +40,17 @@ struct download {
 static const char usage[] =
     "usage: slowdownload ADDR PORT PATH [options]\n"
     "       slowdownload --gen FILE SIZE    write the file to serve (suffixes k, m, g)\n"
-    "  --rate BYTES/S     (default 1m)\n"
+    "  --rate BYTES/S     (default 1m; until SIGUSR1, then as fast as it can)\n"
     "  --size BYTES       what must arrive (default: the Content-Length)\n"
     "  --timeout-ms N     of silence (default 30000)\n"
     "  --ready-file F     made when the body begins\n";
+
+static volatile sig_atomic_t hurry;
+
+static void on_hurry(int number)
+{
+    hurry = number;
+}
 
 static unsigned char content_byte(uint64_t at)
 {
@@ -75,8 +83,11 @@ static bool wait_for_data(struct download *download)
     struct pollfd fds[2] = {{.fd = download->fd, .events = POLLIN},
                             {.fd = download->stop_fd, .events = POLLIN}};
     uint64_t from = wl_now_us();
-    int count = poll(fds, 2, (int)download->timeout_ms);
+    int count;
 
+    do
+        count = poll(fds, 2, (int)download->timeout_ms);
+    while (count < 0 && errno == EINTR);
     wl_gaps_note(&download->gaps, from, wl_now_us());
     download->timed_out = count == 0;
     download->stopped = fds[1].revents != 0;
@@ -128,6 +139,8 @@ static size_t allowance(struct download *download, size_t most)
         uint64_t due = (uint64_t)((double)elapsed * (double)download->rate / 1e6);
         uint64_t step = download->rate / 200 + 1;
 
+        if (hurry)
+            return most;
         if (due >= download->received + step)
             return due - download->received < most ? (size_t)(due - download->received) : most;
         if (poll(&stop, 1, 5) > 0) {

@@ -131,13 +131,13 @@ static json_t *link_call(struct fm_link *link, int frame_type, const json_t *bod
 }
 
 static int link_send_tree(struct fm_link *link, const char *migration, const char *name,
-                          const char *dir, uint64_t changed_after_us, uint64_t *bytes,
-                          struct fm_error *err)
+                          const char *dir, const struct fm_tree_selection *selection,
+                          uint64_t *bytes, struct fm_error *err)
 {
     json_auto_t *body = json_pack("{s:s, s:s}", "migration", migration, "name", name);
 
     (void)dir;
-    (void)changed_after_us;
+    (void)selection;
     (void)bytes;
     json_auto_t *answer = link_call(link, FM_FRAME_TREE, body, 0, err);
     return answer ? 0 : fm_error_result(err);
