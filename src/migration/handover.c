@@ -149,8 +149,8 @@ static int send_layers(struct fm_migration *m, const json_t *missing, struct fm_
         if (!dir)
             return fm_error_prefix(err, "the destination asked for a layer that is not here");
         fm_autofree char *name = fm_strf("layer:%s", digest);
-        int rc = m->parts->links.ops->send_tree(m->link, m->id, name, dir, 0, &m->stats.layer_bytes,
-                                                err);
+        int rc = m->parts->links.ops->send_tree(
+            m->link, m->id, name, dir, &(struct fm_tree_selection){0}, &m->stats.layer_bytes, err);
         if (rc < 0)
             return rc;
         fm_migration_progress(m, "layers", (int)((i + 1) * 100 / json_array_size(missing)),

@@ -25,7 +25,7 @@ teardown()
 }
 
 @test "nginx: a slow download goes on over its one connection, every byte right" {
-    cluster_cli a -q run --name web --image "$(root_of nginx)" --ip "$ip" --health http://:80/ \
+    cluster_cli a -q run --name web --image "$(root_of nginx)" --ip "$ip" --health tcp://:80 \
         -- nginx -c /etc/nginx.conf
     client slow slowdownload "$ip" 80 /data --rate 1m
     assert_client_runs slow

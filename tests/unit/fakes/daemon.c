@@ -25,11 +25,25 @@ static json_t *describe_self(void *ctx)
     return json_pack("{s:s}", "name", h->name);
 }
 
-/* What a dead daemon's migration still had in its hands. */
+static void enter_migration(struct fm_migration *m)
+{
+    for (int i = 0; i < WORLD_JOBS; i++) {
+        if (world.migrations[i])
+            continue;
+        world.migrations[i] = m;
+        return;
+    }
+    abort();
+}
+
+/* Its end, with what a dead daemon's migration still had in its hands. */
 static void drop(struct fm_migration *m)
 {
     if (!m)
         return;
+    for (int i = 0; i < WORLD_JOBS; i++)
+        if (world.migrations[i] == m)
+            world.migrations[i] = NULL;
     if (m->link)
         m->parts->links.ops->close(m->link);
     free(m->dump);
@@ -47,7 +61,10 @@ static int give_back(void *ctx, const char *container, const char *destination,
     if (fm_migration_options_from_json(doc, &options, err) < 0)
         return fm_error_result(err);
     struct fm_migration *m = fm_migration_new(&h->parts, &options, return_of, err);
-    int rc = m ? fm_coordinator_run(m, err) : fm_error_result(err);
+    if (!m)
+        return fm_error_result(err);
+    enter_migration(m);
+    int rc = fm_coordinator_run(m, err);
     drop(m);
     return rc;
 }
@@ -84,12 +101,21 @@ static void unboot(struct host *h)
     world_leave_host(&on);
 }
 
+/* Ends their endless waits. */
+static void stop_migrations(const struct host *h)
+{
+    for (int i = 0; i < WORLD_JOBS; i++)
+        if (world.migrations[i] && (!h || world.migrations[i]->parts == &h->parts))
+            atomic_store(&world.migrations[i]->stopping, true);
+}
+
 void world_crash(struct host *h)
 {
     if (!h->up)
         return;
     h->up = false;
     h->restartable = true;
+    stop_migrations(h);
     for (int i = 0; i < WORLD_COPIES; i++)
         h->ports[i].hold = NULL; /* its TAP goes with its descriptor */
     if (!world.linger)
@@ -101,8 +127,10 @@ static void recover_source(struct host *h, const char *id)
     struct fm_error err = {0};
     struct fm_migration *m = fm_migration_load(&h->parts, id, &err);
 
-    if (m)
-        fm_coordinator_recover(m, &err);
+    if (!m)
+        return;
+    enter_migration(m);
+    fm_coordinator_recover(m, &err);
     drop(m);
 }
 
@@ -198,8 +226,7 @@ bool world_idle(uint64_t ms)
     world.skipped_ms += ms;
     if (++world.idle > IDLE_MAX) {
         world_broken("somebody waits for ever");
-        if (world.running)
-            fm_migration_cancel(world.running, true);
+        stop_migrations(NULL);
         return false;
     }
     if (!start_dead())
@@ -371,6 +398,7 @@ int world_migrate(struct host *from, const char *name, char *id, struct fm_error
     int rc = fm_error_result(err);
     if (m) {
         snprintf(id, 16, "%s", m->id);
+        enter_migration(m);
         world.running = m;
         rc = fm_coordinator_run(m, err);
         world.running = NULL;

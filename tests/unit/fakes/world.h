@@ -96,6 +96,7 @@ struct world {
     char hit[128];                     /* the call of number inject_at */
     char violation[256];               /* what was broken first; "" nothing */
     struct fm_migration *running;      /* on the source, for CANCEL */
+    struct fm_migration *migrations[WORLD_JOBS]; /* all that are under way */
     void (*at_call)(const char *what); /* a test's own look */
     uint64_t skipped_ms;               /* of waiting that did not take place */
     unsigned int idle;
