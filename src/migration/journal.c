@@ -290,6 +290,21 @@ json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *e
     return doc;
 }
 
+json_t *fm_journal_return_of(struct fm_journal *j, const char *id, const char *role)
+{
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "SELECT doc FROM migrations WHERE role = ?"
+                         " AND json_extract(doc, '$.return_of') = ?"
+                         " ORDER BY created_us DESC, rowid DESC LIMIT 1",
+                         NULL);
+    if (!s)
+        return NULL;
+    bind_text(s, 1, role);
+    bind_text(s, 2, id);
+    return sqlite3_step(s) == SQLITE_ROW ? column_json(s, 0) : NULL;
+}
+
 json_t *fm_journal_list(struct fm_journal *j, size_t limit, struct fm_error *err)
 {
     HOLD_LOCK(j);

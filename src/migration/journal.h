@@ -86,6 +86,10 @@ int fm_journal_undone(struct fm_journal *j, const char *id, enum fm_step step,
  * NULL. */
 bool fm_journal_has(struct fm_journal *j, const char *id, enum fm_step step, json_t **detail);
 
+/* The newest document of a migration that takes back the one of this id, on this side; new
+ * reference, NULL when there is none. */
+json_t *fm_journal_return_of(struct fm_journal *j, const char *id, const char *role);
+
 /* The document with "transitions" and "steps" added; new reference, NULL with FM_E_NOT_FOUND. */
 json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *err);
 /* Documents, newest first, at most `limit`; new reference. */

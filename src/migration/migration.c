@@ -53,6 +53,14 @@ struct fm_migration *fm_migration_load(struct fm_components *parts, const char *
     m->fsm.state = fm_state_by_text(json_string_value(json_object_get(doc, "state")));
     const char *failed_in = json_string_value(json_object_get(doc, "failed_in"));
     m->fsm.failed_in = failed_in ? fm_state_by_text(failed_in) : FM_STATE_NONE;
+    m->fsm.final = json_is_true(json_object_get(doc, "final"));
+    m->needs_attention = json_is_true(json_object_get(doc, "needs_attention"));
+    const json_t *reason = json_object_get(doc, "reason");
+    const char *message = json_string_value(json_object_get(reason, "message"));
+    if (message)
+        fm_error_set(&m->reason,
+                     fm_code_by_name(json_string_value(json_object_get(reason, "code"))), "%s",
+                     message);
     const char *return_of = json_string_value(json_object_get(doc, "return_of"));
     snprintf(m->return_of, sizeof(m->return_of), "%s", return_of ? return_of : "");
     json_t *started = json_object_get(json_object_get(doc, "stats"), "started_us");
@@ -114,7 +122,9 @@ json_t *fm_migration_to_json(const struct fm_migration *m)
 int fm_migration_save(struct fm_migration *m, struct fm_error *err)
 {
     json_auto_t *doc = fm_migration_to_json(m);
-    return fm_journal_update(m->parts->journal, m->id, doc, m->fsm.final, err);
+    /* What asks for attention is tried again at the next start. */
+    bool finished = m->fsm.final && !m->needs_attention;
+    return fm_journal_update(m->parts->journal, m->id, doc, finished, err);
 }
 
 static void publish_transition(struct fm_migration *m, const struct fm_transition *t)

@@ -120,7 +120,8 @@ int fm_stream_recv(struct fm_stream *s, uint64_t limit, const void **data, size_
         return r;
     if (frame.type == FM_FRAME_DATA_END)
         return check_end(s, &frame, err);
-    if (frame.type != FM_FRAME_DATA)
+    s->ended_by_peer = frame.type != FM_FRAME_DATA;
+    if (s->ended_by_peer)
         return refuse_frame(&frame, err);
     if (frame.length == 0 || frame.length > FM_STREAM_CHUNK)
         return fm_error_set(err, FM_E_PROTOCOL, "a DATA frame of %" PRIu32 " bytes", frame.length);

@@ -2,6 +2,7 @@
 #ifndef FM_STATE_STREAM_H
 #define FM_STATE_STREAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ struct fm_stream {
     struct fm_connection *connection;
     struct XXH3_state_s *digest; /* XXH3-128 of everything so far */
     uint64_t bytes;              /* that have travelled so far */
+    bool ended_by_peer;          /* it gave up: nothing more comes */
 };
 
 void fm_stream_init(struct fm_stream *s, struct fm_connection *c);

@@ -31,6 +31,7 @@ struct receiver {
     unsigned streams_ended;
     bool ended;                 /* the open one is at its end */
     struct fm_error wire_error; /* the stream failed, not the tree */
+    bool ended_by_peer;         /* and the sender says so itself */
     char *list_text;
     struct listed *list; /* sorted; NULL when the whole tree travels */
     size_t list_count;
@@ -54,6 +55,7 @@ static int next_bytes(struct receiver *r, uint64_t limit, const void **data, siz
     if (r->ended)
         return 0;
     int rc = fm_stream_recv(&r->stream, limit, data, len, &r->wire_error);
+    r->ended_by_peer |= r->stream.ended_by_peer;
     if (rc == 0 && *len == 0) {
         r->ended = true;
         r->streams_ended++;
@@ -292,7 +294,8 @@ int fm_tree_receive(struct fm_connection *c, const char *dir, uint64_t max_bytes
     if (rc == 0)
         rc = receive_vanished(&r, &why);
 
-    if (rc < 0 && (r.wire_error.code == FM_E_OK || r.wire_error.code == FM_E_NO_SPACE))
+    if (rc < 0 && !r.ended_by_peer &&
+        (r.wire_error.code == FM_E_OK || r.wire_error.code == FM_E_NO_SPACE))
         fm_stream_drain(c, STREAMS - r.streams_ended);
     fm_tree_placer_clear(&r.placer);
     free(r.list);

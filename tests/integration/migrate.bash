@@ -54,6 +54,12 @@ client_result()
 {
     wait_gone "$(cat "$FM_WORK/$1.pid")"
     rm -f "$FM_WORK/$1.pid"
+    client_reported "$1" "$2"
+}
+
+# client_reported NAME FILTER
+client_reported()
+{
     jq -e "$2" "$FM_WORK/$1.out" >/dev/null || fail "client '$1' reports $(cat "$FM_WORK/$1.out" "$FM_WORK/$1.err")"
 }
 

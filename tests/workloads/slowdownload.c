@@ -252,6 +252,7 @@ int main(int argc, char **argv)
     download.server = wl_address(argv[optind], argv[optind + 1]);
     download.path = argv[optind + 2];
     download.stop_fd = wl_stop_signals();
+    signal(SIGUSR1, on_hurry);
     fetch(&download);
     return report(&download) ? WL_EXIT_OK : WL_EXIT_BAD;
 }
