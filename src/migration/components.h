@@ -29,6 +29,7 @@ struct fm_components {
     struct fm_image_store *images;
     struct fm_bundle_config bundles;
     struct fm_events *events;
+    struct fm_slots *slots_in;            /* incoming ones; NULL: no limit */
     struct fm_slots *slots;               /* migrations at a time */
     struct fm_reservations *reservations; /* memory and disk promised to incoming containers */
     /* Facts of this host (preflight.h); new reference. */

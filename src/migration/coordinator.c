@@ -235,12 +235,17 @@ static const char *component_of(enum fm_state state)
 
 static int roll_back(struct fm_migration *m, char *how, size_t len, struct fm_error *err)
 {
-    if (!m->committed) {
-        snprintf(how, len, "Rolled back; the container runs on where it was");
-        return fm_handover_abort(m, err);
-    }
     uint64_t age_ms = 0;
-    int rc = fm_handover_return(m, &age_ms, err);
+    int rc = 0;
+    snprintf(how, len, "Rolled back; the container runs on where it was");
+    if (!m->committed && ((rc = fm_handover_abort(m, err)) == 0 || !m->committed))
+        return rc;
+    if (rc < 0) { /* a commit stands after all */
+        *err = (struct fm_error){0};
+        rc = fm_handover_commit(m, err);
+    }
+    if (rc == 0)
+        rc = fm_handover_return(m, &age_ms, err);
     if (age_ms)
         snprintf(how, len, "Restored on %s from a checkpoint that is %llu ms old",
                  m->options.source, (unsigned long long)age_ms);
@@ -337,6 +342,26 @@ static int recover_committed(struct fm_migration *m, struct fm_error *err)
     return rc < 0 ? rc : fm_handover_verify(m, err);
 }
 
+/* Final, and yet something was left undone: tries that again. */
+static int tidy_up(struct fm_migration *m, struct fm_error *err)
+{
+    char how[160] = "Clean-up is complete";
+    int rc = m->fsm.state == FM_STATE_COMPLETED ? fm_handover_complete(m, err)
+                                                : roll_back(m, how, sizeof(how), err);
+    fm_handover_disconnect(m);
+    fm_slots_release(m->parts->slots);
+    m->in_slot = false;
+    m->needs_attention = rc < 0;
+    if (rc == 0)
+        fm_info(FM_MIGRATION_MANAGER, "%s: migration %s needs no attention any more.", how, m->id);
+    else
+        fm_log(FM_LOG_ERROR, FM_MIGRATION_MANAGER, "Migration %s still needs attention: %s.",
+               m->id, err->text);
+    fm_migration_save(m, NULL);
+    fm_log_set_context(NULL);
+    return rc;
+}
+
 int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
@@ -350,6 +375,8 @@ int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)
     struct fm_error unknown = {0};
     if (relocate(m, &unknown) < 0)
         fm_warn(FM_MIGRATION_MANAGER, "Recovery of %s: %s.", m->id, unknown.text);
+    if (m->fsm.final)
+        return tidy_up(m, err);
     if (m->fsm.state == FM_STATE_NONE)
         fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER, "Found after a restart.");
     fm_info(FM_MIGRATION_MANAGER, "Recovering migration %s from %s, %s.", m->id,

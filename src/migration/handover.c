@@ -11,12 +11,15 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/leftover.h"
 #include "migration/log_pipe.h"
 #include "wire/frame.h"
 
 #define CONNECT_TIMEOUT_MS 5000
 #define COMMIT_TIMEOUT_MS 30000
 #define ATTENTION_AFTER_MS 30000
+#define VERIFY_PAUSE_MS 500
+#define LEFTOVER_GRACE_MS 3000
 
 static double ms_since(uint64_t since_us)
 {
@@ -169,9 +172,10 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
                                json_pack("{s:s}", "destination", m->options.destination), err);
     if (rc < 0)
         return rc;
-    json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:O?}", "container",
+    json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:s, s:O?}", "container",
                              fm_container_to_json(m->container), "source", fm_host_to_json(&self),
-                             "return_of", m->return_of, "strategy", "cold", "needs", m->needs);
+                             "return_of", m->return_of, "strategy", "cold", "priority",
+                             fm_priority_text(m->options.priority), "needs", m->needs);
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
@@ -329,8 +333,12 @@ int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
 
 /* --- after the commit --- */
 
-/* Pauses between two attempts; false when the daemon is being stopped. */
-static bool pause_before_retry(struct fm_migration *m, uint64_t ms)
+bool fm_handover_is_cut(const struct fm_error *err)
+{
+    return err->code == FM_E_CLOSED || err->code == FM_E_UNREACHABLE || err->code == FM_E_TIMEOUT;
+}
+
+bool fm_handover_pause(struct fm_migration *m, uint64_t ms)
 {
     poll(NULL, 0, (int)ms);
     return !atomic_load(&m->stopping);
@@ -352,7 +360,7 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
             m->needs_attention = true;
             fm_migration_save(m, NULL);
         }
-        if (!pause_before_retry(m, backoff))
+        if (!fm_handover_pause(m, backoff))
             return fm_error_set(err, FM_E_CANCELLED,
                                 "the daemon is being stopped; goes on at its next start");
         backoff = backoff < 2000 ? backoff * 2 : 2000;
@@ -400,9 +408,22 @@ static void switch_network(struct fm_migration *m)
         fm_warn(FM_NETWORK_MANAGER, "Cannot point to the new host: %s.", err.text);
 }
 
-int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
+void fm_handover_destroy(struct fm_migration *m)
 {
     struct fm_components *p = m->parts;
+    struct fm_error e = {0};
+    fm_migration_step(m, FM_STEP_DESTROY, NULL, &e);
+    if (p->runtime.ops->destroy_processes(p->runtime.ctx, m->container->name, &e) < 0)
+        fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Frozen original of %s stays: %s.",
+               m->container->name, e.text);
+    int rc = m->dump ? p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), true, &e)
+                     : fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, &e);
+    if (rc < 0)
+        fm_debug(FM_STATE_SYNCHRONIZER, "After the dump: %s.", e.text);
+}
+
+int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
+{
     uint64_t since = fm_now_us();
     int rc = tell_commit(m, err);
     if (rc < 0)
@@ -414,22 +435,27 @@ int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
     struct fm_error step = {0};
     fm_migration_step(m, FM_STEP_SWITCH, NULL, &step);
     switch_network(m);
-    fm_migration_step(m, FM_STEP_DESTROY, NULL, &step);
-    if (p->runtime.ops->destroy_processes(p->runtime.ctx, m->container->name, &step) < 0)
-        fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Frozen original of %s stays: %s.",
-               m->container->name, step.text);
-    if (m->dump && p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), true, &step) < 0)
-        fm_debug(FM_STATE_SYNCHRONIZER, "After the dump: %s.", step.text);
+    fm_handover_destroy(m);
     if (m->has_endpoint)
         announce(m);
     return 0;
 }
 
+/* A network that is away says nothing of the container: asked again until the time is up. */
 int fm_handover_verify(struct fm_migration *m, struct fm_error *err)
 {
-    int rc = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
-    return rc < 0 ? rc
-                  : call_void(m, FM_FRAME_VERIFY, NULL, m->options.verification_timeout_ms, err);
+    uint64_t deadline = fm_now_ms() + m->options.verification_timeout_ms;
+    for (;;) {
+        *err = (struct fm_error){0};
+        int rc = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
+        if (rc == 0)
+            rc = call_void(m, FM_FRAME_VERIFY, NULL, m->options.verification_timeout_ms, err);
+        if (rc == 0 || !fm_handover_is_cut(err) || fm_now_ms() >= deadline)
+            return rc;
+        fm_handover_disconnect(m);
+        if (!fm_handover_pause(m, VERIFY_PAUSE_MS))
+            return rc;
+    }
 }
 
 /* Ends the hold and keeps its counters. */
@@ -489,10 +515,10 @@ static int forget_container(struct fm_migration *m, struct fm_error *err)
     struct fm_bundle bundle;
     fm_bundle_paths(&p->bundles, name, &bundle);
     rc = keep_first(rc, fm_bundle_remove(&bundle, &e), &e, err);
+    if (rc < 0)
+        return rc; /* the registry's entry is the last thing that goes */
     int gone = p->store.ops->remove(p->store.ctx, "container", name, &e);
-    if (gone < 0 && e.code != FM_E_NOT_FOUND)
-        rc = keep_first(rc, gone, &e, err);
-    return rc;
+    return gone < 0 && e.code != FM_E_NOT_FOUND ? keep_first(rc, gone, &e, err) : 0;
 }
 
 int fm_handover_complete(struct fm_migration *m, struct fm_error *err)

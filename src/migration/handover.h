@@ -21,6 +21,8 @@ int fm_handover_decide(struct fm_migration *m, struct fm_error *err);
  * takes), then switches the network and kills the original. FM_E_FAILED: the destination gave the
  * container up for good. */
 int fm_handover_commit(struct fm_migration *m, struct fm_error *err);
+/* The original is killed and the dump ended: not before the decision. */
+void fm_handover_destroy(struct fm_migration *m);
 /* VERIFICATION on the destination. */
 int fm_handover_verify(struct fm_migration *m, struct fm_error *err);
 /* COMPLETED: the destination forgets the images, everything of the container leaves this host. */
@@ -38,5 +40,9 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
 /* Opens the link to the destination unless it is open. */
 int fm_handover_connect(struct fm_migration *m, uint64_t timeout_ms, struct fm_error *err);
 void fm_handover_disconnect(struct fm_migration *m);
+/* The request may have been heard or not: the connection is at fault, not the other host. */
+bool fm_handover_is_cut(const struct fm_error *err);
+/* Pauses between two attempts; false when the daemon is being stopped. */
+bool fm_handover_pause(struct fm_migration *m, uint64_t ms);
 
 #endif

@@ -13,6 +13,8 @@
 
 #define LEFTOVER_GRACE_MS 3000
 #define RETURN_TIMEOUT_MS 300000
+#define RETURN_PATIENCE_MS 60000
+#define RETURN_PAUSE_MS 1000
 
 /* One undo step: a failure is logged and remembered, the next step is tried all the same. */
 static void note(struct fm_migration *m, int rc, const struct fm_error *step, struct fm_error *err)
@@ -94,15 +96,29 @@ static void abort_destination(struct fm_migration *m)
     fm_handover_disconnect(m);
 }
 
+/* Nobody but this migration writes a commit: without a record there will be none, even if the abort
+ * cannot be written. */
+static int decide_abort(struct fm_migration *m, bool *commit, struct fm_error *err)
+{
+    const struct fm_store *store = &m->parts->store;
+    struct fm_error unread = {0};
+    bool decided = false;
+    int rc = store->ops->decide(store->ctx, m->id, false, commit, err);
+    if (rc == 0 || store->ops->decision(store->ctx, m->id, &decided, commit, &unread) < 0)
+        return rc;
+    fm_warn(FM_MIGRATION_MANAGER, "Decision of %s cannot be written: %s.", m->id, err->text);
+    *err = (struct fm_error){0};
+    *commit = decided && *commit;
+    return 0;
+}
+
 int fm_handover_abort(struct fm_migration *m, struct fm_error *err)
 {
-    struct fm_components *p = m->parts;
     struct fm_error e = {0};
-    bool commit = false;
-    int rc = p->store.ops->decide(p->store.ctx, m->id, false, &commit, err);
+    int rc = decide_abort(m, &m->committed, err);
     if (rc < 0)
         return rc;
-    if (commit)
+    if (m->committed)
         return fm_error_set(err, FM_E_REFUSED, "migration %s is committed: it cannot be aborted",
                             m->id);
     struct fm_error first = {0};
@@ -123,6 +139,23 @@ static int switch_here(void *arg, struct fm_error *err)
     return m->has_endpoint ? p->network.ops->activate(p->network.ctx, &m->endpoint, err) : 0;
 }
 
+/* An earlier attempt may have let it go already. */
+static int find_restored(struct fm_migration *m, bool *alive, struct fm_error *err)
+{
+    struct fm_components *p = m->parts;
+    struct fm_runtime_state state = {0};
+    struct fm_error e = {0};
+    *alive = false;
+    if (!fm_journal_has(p->journal, m->id, FM_STEP_RELEASE, NULL))
+        return 0;
+    int rc = p->runtime.ops->state(p->runtime.ctx, m->container->name, &state, &e);
+    *alive = rc == 0 && fm_streq(state.status, "running");
+    if (rc == 0 || e.code == FM_E_NOT_FOUND)
+        return 0;
+    *err = e;
+    return rc;
+}
+
 /* The destination's copy is dead and gone: the checkpoint that it came from is the newest state
  * there is. */
 static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
@@ -136,18 +169,64 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
                                    .log_path = bundle.log,
                                    .exit_path = bundle.exit};
     struct fm_restore *restore = NULL;
-    int rc = p->runtime.ops->remove(p->runtime.ctx, m->container->name, err);
+    bool alive = false;
+    int rc = fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, err);
+    if (rc == 0)
+        rc = find_restored(m, &alive, err);
+    if (alive)
+        return switch_here(m, err);
+    if (rc == 0)
+        rc = p->runtime.ops->remove(p->runtime.ctx, m->container->name, err);
     if (rc == 0)
         rc = p->state.ops->restore_start(p->state.ctx, &plan, &restore, err);
     if (rc < 0)
         return rc;
     rc = p->state.ops->restore_go(p->state.ctx, restore, NULL, 60000, err);
     if (rc == 0)
+        rc = fm_migration_step(m, FM_STEP_RELEASE, NULL, err);
+    if (rc == 0)
         rc = p->state.ops->restore_resume(p->state.ctx, restore, switch_here, m, err);
     p->state.ops->restore_end(p->state.ctx, restore);
     if (rc == 0)
         *age_ms = (fm_now_us() - m->frozen_us) / 1000;
     return rc;
+}
+
+/* The way back was gone to its end, whoever has died since. */
+static bool came_back(struct fm_migration *m)
+{
+    json_auto_t *doc = fm_journal_return_of(m->parts->journal, m->id, FM_ROLE_DESTINATION);
+    const char *stage = json_string_value(json_object_get(doc, "stage"));
+    return fm_streq(stage, "running") || fm_streq(stage, "done");
+}
+
+static int ask_back(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = fm_handover_connect(m, 5000, err);
+    if (rc < 0)
+        return rc;
+    json_auto_t *body = json_pack("{s:s}", "migration", m->id);
+    json_auto_t *answer =
+        m->parts->links.ops->call(m->link, FM_FRAME_RETURN, body, RETURN_TIMEOUT_MS, err);
+    rc = answer ? 0 : fm_error_result(err);
+    fm_handover_disconnect(m);
+    return rc;
+}
+
+/* A migration of the destination's that is under way (EXISTS) may be the one that returns. */
+static int ask_back_until_told(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t deadline = fm_now_ms() + RETURN_PATIENCE_MS;
+    for (;;) {
+        *err = (struct fm_error){0};
+        if (came_back(m))
+            return 0;
+        int rc = ask_back(m, err);
+        bool again = fm_handover_is_cut(err) || err->code == FM_E_EXISTS;
+        if (rc == 0 || !again || fm_now_ms() >= deadline ||
+            !fm_handover_pause(m, RETURN_PAUSE_MS))
+            return came_back(m) ? 0 : rc;
+    }
 }
 
 int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
@@ -158,21 +237,17 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
     if (rc < 0)
         return rc;
     end_hold(m);
-    rc = fm_handover_connect(m, 5000, &e);
-    if (rc == 0) {
-        json_auto_t *body = json_pack("{s:s}", "migration", m->id);
-        json_auto_t *answer =
-            m->parts->links.ops->call(m->link, FM_FRAME_RETURN, body, RETURN_TIMEOUT_MS, &e);
-        rc = answer ? 0 : -(int)e.code;
-    }
-    fm_handover_disconnect(m);
-    if (rc < 0 && e.code == FM_E_ROLLED_BACK) {
+    if (m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL))
+        fm_handover_destroy(m);
+    rc = ask_back_until_told(m, &e);
+    if (rc < 0 && e.code == FM_E_ROLLED_BACK && m->container) {
         fm_warn(FM_MIGRATION_MANAGER, "The container died on %s: %s.", m->destination.name, e.text);
+        e = (struct fm_error){0};
         rc = restore_here(m, age_ms, &e);
     }
-    if (rc < 0 && err)
-        *err = e;
     if (rc == 0)
-        fm_remove_tree(m->dir, NULL);
+        return fm_remove_tree(m->dir, err);
+    if (err)
+        *err = e;
     return rc;
 }

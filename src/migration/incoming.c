@@ -18,6 +18,8 @@
 
 /* Left free on the disk whatever comes in. */
 #define DISK_RESERVE (256ull << 20)
+/* How long a migration queues here for its turn. */
+#define SLOT_TIMEOUT_MS 110000
 
 struct fm_incoming_table {
     struct fm_components *parts;
@@ -208,8 +210,14 @@ static json_t *to_json(const struct fm_incoming *in)
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
 {
     in->stage = stage;
+    if (in->in_slot && stage >= FM_STAGE_RUNNING) {
+        fm_slots_release(in->parts->slots_in);
+        in->in_slot = false;
+    }
     json_auto_t *doc = to_json(in);
-    return fm_journal_update(in->parts->journal, in->id, doc, stage >= FM_STAGE_DONE, err);
+    /* What could not be removed is tried again at the next start. */
+    bool finished = stage >= FM_STAGE_DONE && !in->unclean;
+    return fm_journal_update(in->parts->journal, in->id, doc, finished, err);
 }
 
 static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
@@ -257,6 +265,24 @@ static int check_request(struct fm_incoming_table *t, const struct fm_incoming *
         return fm_error_set(err, FM_E_REFUSED, "address %s is in use on host '%s'",
                             in->container->ip, p->host);
     return 0;
+}
+
+/* A container that comes back from a failed migration does not queue. */
+static int take_slot(struct fm_incoming *in, const json_t *body, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_slots_wait wait = {.deadline_ms = fm_now_ms() + SLOT_TIMEOUT_MS};
+    enum fm_priority priority = FM_PRIORITY_NORMAL;
+    fm_priority_parse(json_string_value(json_object_get(body, "priority")), &priority);
+    int rc = 0;
+    if (!p->slots_in)
+        return 0;
+    if (*in->return_of)
+        fm_slots_force(p->slots_in);
+    else
+        rc = fm_slots_acquire(p->slots_in, priority, &wait, err);
+    in->in_slot = rc == 0;
+    return rc < 0 ? fm_error_prefix(err, "host '%s' is busy with other migrations", p->host) : 0;
 }
 
 static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *err)
@@ -369,6 +395,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
     add(t, in);
     *out = in;
     int rc = fm_journal_step(p->journal, id, FM_STEP_RESERVE, NULL, err);
+    if (rc == 0)
+        rc = take_slot(in, body, err);
     if (rc == 0)
         rc = reserve(in, body, err);
     if (rc == 0)
@@ -546,4 +574,16 @@ struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id
     if (in)
         add(t, in);
     return in;
+}
+
+struct fm_incoming *fm_incoming_recall(struct fm_incoming_table *t, const char *id,
+                                       struct fm_error *err)
+{
+    struct fm_incoming *in = fm_incoming_find(t, id, err);
+    json_auto_t *doc = in || !id ? NULL : fm_journal_load(t->parts->journal, id, NULL);
+    if (!fm_streq(json_string_value(json_object_get(doc, "role")), FM_ROLE_DESTINATION))
+        return in;
+    if (err)
+        *err = (struct fm_error){0};
+    return fm_incoming_load(t, id, err);
 }

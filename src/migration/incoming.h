@@ -38,6 +38,7 @@ struct fm_incoming {
     struct fm_container *container;
     struct fm_endpoint endpoint;
     bool has_endpoint;
+    bool in_slot;
     struct fm_bundle bundle;
     char *dir;
 
@@ -49,6 +50,8 @@ struct fm_incoming {
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
     uint64_t created_us;
+    bool registered; /* runs, and registry and journal know it */
+    bool unclean;    /* something of it could not be removed */
     bool asking;              /* a thread asks the source for its decision */
     bool closing;             /* it is to end */
     pthread_cond_t changed;   /* of the two above */
@@ -63,11 +66,15 @@ void fm_incoming_table_free(
 /* NULL with FM_E_NOT_FOUND. Belongs to the table. */
 struct fm_incoming *fm_incoming_find(struct fm_incoming_table *t, const char *id,
                                      struct fm_error *err);
+/* As above, also one that only the journal knows. */
+struct fm_incoming *fm_incoming_recall(struct fm_incoming_table *t, const char *id,
+                                       struct fm_error *err);
 size_t fm_incoming_active(struct fm_incoming_table *t);
 
 /* Each is one request of the source (migration.md). The answer is a new reference, NULL with err.
  */
 json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struct fm_error *err);
+/* Waits for a slot, by the request's priority. */
 json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
                             struct fm_incoming **out, struct fm_error *err);
 int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char *name,
@@ -83,12 +90,12 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
 int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err);
 /* Before the commit: removes everything. FM_E_REFUSED after it. */
 int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err);
-/* After the commit, when it is to leave again: 0 when it is alive (migrate it back),
- * FM_E_ROLLED_BACK when it was dead and is now discarded. */
-int fm_incoming_give_back(struct fm_incoming *in, struct fm_error *err);
+/* After the commit, when it is to leave again: 0 when it is alive (migrate it back) or *gone (it was
+ * migrated back already), FM_E_ROLLED_BACK when it was dead and is now discarded. */
+int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err);
 
 /* The connection that brought it ended: discards before READY; in READY asks the source for its
- * decision until it has one. */
+ * decision until it has one, afterwards whether it has let go. */
 void fm_incoming_orphaned(struct fm_incoming *in);
 /* From the journal, at start-up: what migration.md says for each stage. */
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err);

@@ -9,7 +9,8 @@
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
 /* Starts the runtime's restore, held before CRIU. */
 int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err);
-/* Asks the source once for its decision and follows it; true when there was none yet. */
+/* Asks the source once for its decision and follows it, after the commit whether it has let go; true
+ * when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
 /* From the journal into the table. */
 struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,

@@ -142,8 +142,10 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     fm_remove_tree(in->dir, &e[n++]);
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
+    in->unclean = false;
     for (size_t i = 0; i < n; i++)
         if (e[i].code) {
+            in->unclean = true;
             fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Discarding %s: %s.", in->id, e[i].text);
             if (err && !err->code)
                 *err = e[i];
@@ -164,9 +166,34 @@ static int give_up(struct fm_incoming *in, struct fm_error *err)
     return fm_error_recode(err, FM_E_ROLLED_BACK);
 }
 
+/* An earlier daemon may have let it go: then it runs, and must not be restored over itself. A runtime
+ * that does not answer tells nothing. */
+static int find_released(struct fm_incoming *in, bool *alive, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_runtime_state state = {0};
+    struct fm_error e = {0};
+    *alive = false;
+    if (in->restore || !fm_journal_has(p->journal, in->id, FM_STEP_RELEASE, NULL))
+        return 0;
+    int rc = fm_leftover_end(in->dir, LEFTOVER_GRACE_MS, err);
+    if (rc < 0)
+        return rc;
+    rc = p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, &e);
+    *alive = rc == 0 && fm_streq(state.status, "running");
+    if (rc == 0 || e.code == FM_E_NOT_FOUND)
+        return 0;
+    *err = e;
+    return rc;
+}
+
 static int run(struct fm_incoming *in, struct fm_error *err)
 {
-    int rc = in->restore ? release(in, err) : restore_again(in, err);
+    bool alive = false;
+    int rc = find_released(in, &alive, err);
+    if (rc < 0 || alive)
+        return rc < 0 ? rc : switch_network(in, err);
+    rc = in->restore ? release(in, err) : restore_again(in, err);
     if (rc < 0) {
         fm_warn(FM_CONTAINER_MANAGER, "Resuming %s failed, restoring it again: %s.",
                 in->container->name, err->text);
@@ -190,6 +217,19 @@ static void settle_restore(struct fm_incoming *in)
         p->state.ops->restore_end(p->state.ctx, FM_MOVE(in->restore));
 }
 
+/* It runs: from here on this is told, even if it could not be written down yet. */
+static int enter_running(struct fm_incoming *in, struct fm_error *err)
+{
+    if (in->registered)
+        return 0;
+    int rc = enter_registry(in, err);
+    if (rc == 0)
+        rc = fm_incoming_enter(in, FM_STAGE_RUNNING, err);
+    in->stage = FM_STAGE_RUNNING;
+    in->registered = rc == 0;
+    return rc;
+}
+
 json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
@@ -209,7 +249,7 @@ json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
         return NULL;
     json_t *answer = running_answer();
     struct fm_error e = {0};
-    if (enter_registry(in, &e) < 0 || fm_incoming_enter(in, FM_STAGE_RUNNING, &e) < 0)
+    if (enter_running(in, &e) < 0)
         fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "%s runs, but: %s.", in->container->name,
                e.text);
     return answer;
@@ -260,10 +300,13 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
     char text[256] = "alive";
     if (in->stage != FM_STAGE_RUNNING)
         return fm_error_set(err, FM_E_PROTOCOL, "VERIFY in stage %s", fm_stage_text(in->stage));
+    int rc = enter_running(in, err);
+    if (rc < 0)
+        return rc;
     settle_restore(in);
     if (!is_alive(in))
         return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
-    int rc = check_health(in, text, err);
+    rc = check_health(in, text, err);
     if (rc < 0 && !*in->return_of)
         return rc;
     if (rc < 0) /* this is the rollback: there is no better place to send it to */

@@ -390,6 +390,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
                                            .cgroup_parent = config->cgroup_parent};
     p->events = fm_events_new();
     p->slots = fm_slots_new((unsigned int)config->max_concurrent);
+    p->slots_in = fm_slots_new((unsigned int)config->max_concurrent);
     p->reservations = fm_reservations_new(config->host, config->memory_reserve);
     int rc = open_stores(m, err);
     p->migrations_dir = m->migrations_dir;
@@ -443,6 +444,7 @@ void fm_manager_close(struct fm_manager *m)
     fm_journal_close(p->journal);
     fm_reservations_free(p->reservations);
     fm_slots_free(p->slots);
+    fm_slots_free(p->slots_in);
     fm_events_free(p->events);
     free(m->criu);
     free(m->migrations_dir);

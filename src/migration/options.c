@@ -24,6 +24,13 @@ const char *fm_strategy_text(enum fm_strategy strategy)
     return (size_t)strategy < FM_COUNT(strategy_texts) ? strategy_texts[strategy] : "unknown";
 }
 
+void fm_priority_parse(const char *name, enum fm_priority *priority)
+{
+    for (size_t i = 0; i < FM_COUNT(priority_texts); i++)
+        if (fm_streq(name, priority_texts[i]))
+            *priority = (enum fm_priority)i;
+}
+
 const char *fm_priority_text(enum fm_priority priority)
 {
     return (size_t)priority < FM_COUNT(priority_texts) ? priority_texts[priority] : "unknown";

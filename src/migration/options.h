@@ -31,6 +31,8 @@ enum fm_priority {
 #undef X
 };
 const char *fm_priority_text(enum fm_priority priority);
+/* Leaves *priority alone when the name is unknown or NULL. */
+void fm_priority_parse(const char *name, enum fm_priority *priority);
 
 /* What a request asks for. JSON form (POST /v1/migrations):
  * {"container","destination","source"?,"strategy"?,"priority"?,

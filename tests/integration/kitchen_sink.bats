@@ -34,7 +34,7 @@ teardown()
 sink_answer()
 {
     # shellcheck disable=SC2016  # the host's shell expands it
-    on c bash -c 'exec 9<>"/dev/tcp/$0/7001" && echo "$1" >&9 && read -r -t 8 line <&9 && echo "$line"' "$ip" "$1"
+    on c timeout 10 bash -c 'exec 9<>"/dev/tcp/$0/7001" && echo "$1" >&9 && read -r -t 8 line <&9 && echo "$line"' "$ip" "$1"
 }
 
 # sink_says_ok COMMAND
