@@ -92,6 +92,8 @@ static int pending(struct fm_migration *m, struct fm_error *err)
     if (rc < 0)
         return rc;
     m->in_slot = true;
+    if (m->options.timeout_ms)
+        m->last_deadline_ms = fm_now_ms() + m->options.timeout_ms;
     return fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
 }
 
@@ -169,6 +171,7 @@ static int preparation(struct fm_migration *m, struct fm_error *err)
     if (fm_migration_to(m, FM_STATE_PREPARATION, false, FM_DECISION_ENGINE,
                         "Strategy cold chosen, destination fits.") < 0)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    fm_migration_set_deadline(m, m->options.preparation_timeout_ms);
     int rc = fm_handover_prepare(m, err);
     return rc < 0 ? rc : fm_migration_check_cancelled(m, err);
 }
@@ -178,6 +181,7 @@ static int execution(struct fm_migration *m, struct fm_error *err)
     if (fm_migration_to(m, FM_STATE_EXECUTION, false, FM_NETWORK_MANAGER,
                         "Destination %s is staged.", m->options.destination) < 0)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    fm_migration_set_deadline(m, m->options.execution_timeout_ms);
     int rc = fm_handover_transfer(m, err);
     if (rc == 0)
         rc = fm_handover_decide(m, err);
@@ -288,6 +292,10 @@ static void enter_context(struct fm_migration *m)
 static int finish(struct fm_migration *m, int rc, struct fm_error *err)
 {
     bool unfinished = rc < 0 && m->committed && atomic_load(&m->stopping);
+    fm_migration_set_deadline(m, 0);
+    /* An interrupted call says only that its connection ended. */
+    if (rc < 0 && !m->committed)
+        fm_migration_check_cancelled(m, err);
     if (rc == 0)
         completed(m);
     else if (!unfinished)
@@ -355,8 +363,8 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
     if (rc == 0)
         fm_info(FM_MIGRATION_MANAGER, "%s: migration %s needs no attention any more.", how, m->id);
     else
-        fm_log(FM_LOG_ERROR, FM_MIGRATION_MANAGER, "Migration %s still needs attention: %s.",
-               m->id, err->text);
+        fm_log(FM_LOG_ERROR, FM_MIGRATION_MANAGER, "Migration %s still needs attention: %s.", m->id,
+               err->text);
     fm_migration_save(m, NULL);
     fm_log_set_context(NULL);
     return rc;

@@ -162,12 +162,21 @@ static int send_layers(struct fm_migration *m, const json_t *missing, struct fm_
     return 0;
 }
 
+/* Where the destination asks for the decision when it cannot be told. */
+static void describe_source(struct fm_components *p, struct fm_host *self)
+{
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", p->host, NULL);
+    if (!doc || fm_host_from_json(doc, self, NULL) < 0)
+        *self = (struct fm_host){0};
+    snprintf(self->name, sizeof(self->name), "%s", p->host);
+    snprintf(self->address, sizeof(self->address), "%s", p->advertise ? p->advertise : "");
+}
+
 int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
-    struct fm_host self = {0};
-    snprintf(self.name, sizeof(self.name), "%s", p->host);
-    snprintf(self.address, sizeof(self.address), "%s", p->advertise ? p->advertise : "");
+    struct fm_host self;
+    describe_source(p, &self);
     int rc = fm_migration_step(m, FM_STEP_PREPARE,
                                json_pack("{s:s}", "destination", m->options.destination), err);
     if (rc < 0)

@@ -373,6 +373,25 @@ static int stage_volumes(struct fm_incoming *in, struct fm_error *err)
     return 0;
 }
 
+/* Under the lock: an ABORT on another connection waits, and finds all that was made. */
+static int stage(struct fm_incoming *in, const json_t *body, struct fm_error *err)
+{
+    if (in->stage != FM_STAGE_PREPARING) { /* it came first */
+        if (in->in_slot)
+            fm_slots_release(in->parts->slots_in);
+        in->in_slot = false;
+        return fm_error_set(err, FM_E_CANCELLED, "the source has aborted already");
+    }
+    int rc = reserve(in, body, err);
+    if (rc == 0)
+        rc = stage_network(in, err);
+    if (rc == 0)
+        rc = stage_directories(in, err);
+    if (rc == 0)
+        rc = stage_volumes(in, err);
+    return rc;
+}
+
 json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
                             struct fm_incoming **out, struct fm_error *err)
 {
@@ -397,18 +416,14 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
     int rc = fm_journal_step(p->journal, id, FM_STEP_RESERVE, NULL, err);
     if (rc == 0)
         rc = take_slot(in, body, err);
+    pthread_mutex_lock(&in->lock);
     if (rc == 0)
-        rc = reserve(in, body, err);
-    if (rc == 0)
-        rc = stage_network(in, err);
-    if (rc == 0)
-        rc = stage_directories(in, err);
-    if (rc == 0)
-        rc = stage_volumes(in, err);
-    if (rc < 0) {
+        rc = stage(in, body, err);
+    if (rc < 0)
         fm_incoming_abort(in, err->text, NULL);
+    pthread_mutex_unlock(&in->lock);
+    if (rc < 0)
         return NULL;
-    }
     fm_info(FM_CONTAINER_MANAGER, "Place for %s from %s is prepared.", in->container->name,
             in->source.name);
     return json_pack("{s:o}", "missing_layers", missing_layers(in));

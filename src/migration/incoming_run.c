@@ -21,6 +21,7 @@
 #define LEFTOVER_GRACE_MS 5000
 #define ASK_TIMEOUT_MS 3000
 #define ASK_PAUSE_MS 500
+#define ASK_PAUSE_LATER_MS 5000 /* it runs: nobody waits for the answer */
 
 /* --- READY --- */
 
@@ -96,12 +97,18 @@ static int restore_again(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : release(in, err);
 }
 
-static bool is_alive(struct fm_incoming *in)
+/* A runtime that does not answer tells nothing: that is an error, not a death. */
+static int look(struct fm_incoming *in, bool *alive, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
-    struct fm_runtime_state state;
-    return p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, NULL) == 0 &&
-           fm_streq(state.status, "running");
+    struct fm_runtime_state state = {0};
+    struct fm_error e = {0};
+    int rc = p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, &e);
+    *alive = rc == 0 && fm_streq(state.status, "running");
+    if (rc == 0 || e.code == FM_E_NOT_FOUND)
+        return 0;
+    *err = e;
+    return rc;
 }
 
 static int enter_registry(struct fm_incoming *in, struct fm_error *err)
@@ -166,25 +173,14 @@ static int give_up(struct fm_incoming *in, struct fm_error *err)
     return fm_error_recode(err, FM_E_ROLLED_BACK);
 }
 
-/* An earlier daemon may have let it go: then it runs, and must not be restored over itself. A runtime
- * that does not answer tells nothing. */
+/* An earlier daemon may have let it go: then it runs, and must not be restored over itself. */
 static int find_released(struct fm_incoming *in, bool *alive, struct fm_error *err)
 {
-    struct fm_components *p = in->parts;
-    struct fm_runtime_state state = {0};
-    struct fm_error e = {0};
     *alive = false;
-    if (in->restore || !fm_journal_has(p->journal, in->id, FM_STEP_RELEASE, NULL))
+    if (in->restore || !fm_journal_has(in->parts->journal, in->id, FM_STEP_RELEASE, NULL))
         return 0;
     int rc = fm_leftover_end(in->dir, LEFTOVER_GRACE_MS, err);
-    if (rc < 0)
-        return rc;
-    rc = p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, &e);
-    *alive = rc == 0 && fm_streq(state.status, "running");
-    if (rc == 0 || e.code == FM_E_NOT_FOUND)
-        return 0;
-    *err = e;
-    return rc;
+    return rc < 0 ? rc : look(in, alive, err);
 }
 
 static int run(struct fm_incoming *in, struct fm_error *err)
@@ -304,7 +300,10 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
     if (rc < 0)
         return rc;
     settle_restore(in);
-    if (!is_alive(in))
+    bool alive = false;
+    if ((rc = look(in, &alive, err)) < 0)
+        return rc;
+    if (!alive)
         return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
     rc = check_health(in, text, err);
     if (rc < 0 && !*in->return_of)
@@ -332,8 +331,14 @@ int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err)
         p->store.ops->remove(p->store.ctx, "volume", in->container->volumes[i].source, NULL);
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
-    int rc = fm_remove_tree(in->dir, err);
-    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_DONE, err);
+    int rc = enter_running(in, err);
+    if (rc == 0)
+        rc = fm_remove_tree(in->dir, err);
+    if (rc == 0)
+        rc = fm_incoming_enter(in, FM_STAGE_DONE, err);
+    if (rc < 0)
+        in->stage = FM_STAGE_RUNNING; /* and asks for it again */
+    return rc;
 }
 
 int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err)
@@ -346,17 +351,28 @@ int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *
     return discard(in, err);
 }
 
-int fm_incoming_give_back(struct fm_incoming *in, struct fm_error *err)
+/* It left with the migration that took it back, whatever became of that one's last words. */
+static bool is_gone(struct fm_incoming *in)
+{
+    json_auto_t *doc = fm_journal_return_of(in->parts->journal, in->id, FM_ROLE_SOURCE);
+    return fm_streq(json_string_value(json_object_get(doc, "result")), "completed");
+}
+
+int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
+    bool alive = false;
+    if ((*gone = is_gone(in)))
+        return 0;
     if (in->stage == FM_STAGE_DISCARDED)
         return fm_error_set(err, FM_E_ROLLED_BACK, "container is not on host '%s' any more",
                             p->host);
     if (in->stage != FM_STAGE_RUNNING)
         return fm_error_set(err, FM_E_PROTOCOL, "RETURN in stage %s", fm_stage_text(in->stage));
     settle_restore(in);
-    if (is_alive(in))
-        return 0;
+    int rc = look(in, &alive, err);
+    if (rc < 0 || alive)
+        return rc;
     p->store.ops->remove(p->store.ctx, "container", in->container->name, NULL);
     discard(in, NULL);
     return fm_error_set(err, FM_E_ROLLED_BACK, "container '%s' is dead on host '%s'",
@@ -365,24 +381,30 @@ int fm_incoming_give_back(struct fm_incoming *in, struct fm_error *err)
 
 /* --- without a connection, without a daemon --- */
 
-/* One question to the source: "commit", "abort" or "undecided"; NULL when it cannot be asked. */
-static char *ask_decision(struct fm_incoming *in)
+/* One question to the source; NULL when it cannot be asked. */
+static json_t *ask_source(struct fm_incoming *in)
 {
     struct fm_components *p = in->parts;
     struct fm_link *link = p->links.ops->open(p->links.ctx, &in->source, 0, ASK_TIMEOUT_MS, NULL);
     if (!link)
         return NULL;
     json_auto_t *body = json_pack("{s:s}", "migration", in->id);
-    json_auto_t *answer = p->links.ops->call(link, FM_FRAME_DECISION, body, ASK_TIMEOUT_MS, NULL);
+    json_t *answer = p->links.ops->call(link, FM_FRAME_DECISION, body, ASK_TIMEOUT_MS, NULL);
     p->links.ops->close(link);
-    return fm_xstrdup(json_string_value(json_object_get(answer, "decision")));
+    return answer;
+}
+
+static bool has_questions(const struct fm_incoming *in)
+{
+    return in->stage >= FM_STAGE_READY && in->stage < FM_STAGE_DONE;
 }
 
 /* READY may neither run nor discard by itself: it asks until the source has decided. Meanwhile the
  * source may as well come back with a COMMIT or an ABORT of its own. */
 bool fm_incoming_ask(struct fm_incoming *in)
 {
-    fm_autofree char *decision = ask_decision(in);
+    json_auto_t *answer = ask_source(in);
+    const char *decision = json_string_value(json_object_get(answer, "decision"));
     struct fm_error err = {0};
     pthread_mutex_lock(&in->lock);
     if (in->stage == FM_STAGE_READY && fm_streq(decision, "abort"))
@@ -390,7 +412,9 @@ bool fm_incoming_ask(struct fm_incoming *in)
     else if ((in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED) &&
              fm_streq(decision, "commit"))
         json_decref(fm_incoming_commit(in, &err));
-    bool waiting = in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED;
+    else if (in->stage == FM_STAGE_RUNNING && json_is_true(json_object_get(answer, "final")))
+        fm_incoming_complete(in, &err);
+    bool waiting = has_questions(in);
     pthread_mutex_unlock(&in->lock);
     return waiting;
 }
@@ -398,10 +422,11 @@ bool fm_incoming_ask(struct fm_incoming *in)
 /* False when the daemon is being stopped. */
 static bool pause_asking(struct fm_incoming *in)
 {
-    uint64_t until = fm_realtime_us() + ASK_PAUSE_MS * 1000;
+    pthread_mutex_lock(&in->lock);
+    uint64_t pause_ms = in->stage < FM_STAGE_RUNNING ? ASK_PAUSE_MS : ASK_PAUSE_LATER_MS;
+    uint64_t until = fm_realtime_us() + pause_ms * 1000;
     struct timespec deadline = {.tv_sec = (time_t)(until / 1000000),
                                 .tv_nsec = (long)(until % 1000000) * 1000};
-    pthread_mutex_lock(&in->lock);
     if (!in->closing)
         pthread_cond_timedwait(&in->changed, &in->lock, &deadline);
     bool closing = in->closing;
@@ -438,25 +463,25 @@ void fm_incoming_orphaned(struct fm_incoming *in)
     struct fm_error err = {0};
     if (in->stage < FM_STAGE_READY)
         fm_incoming_abort(in, "the source went away", &err);
-    else if (in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED)
+    else if (has_questions(in))
         start_asking(in);
     pthread_mutex_unlock(&in->lock);
 }
 
-/* COMMIT had been received. When the restore was let go the container may run already. */
+/* COMMIT had been received. */
 static int recover_committed(struct fm_incoming *in, struct fm_error *err)
 {
-    struct fm_components *p = in->parts;
-    int rc = fm_leftover_end(in->dir, LEFTOVER_GRACE_MS, err);
-    if (rc < 0)
-        return rc;
-    if (fm_journal_has(p->journal, in->id, FM_STEP_RELEASE, NULL) && is_alive(in))
-        rc = switch_network(in, err);
-    else
-        rc = run(in, err);
-    if (rc == 0)
-        rc = enter_registry(in, err);
-    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_RUNNING, err);
+    in->stage = FM_STAGE_COMMITTED;
+    int rc = run(in, err);
+    return rc < 0 ? rc : enter_running(in, err);
+}
+
+static int recover_running(struct fm_incoming *in, struct fm_error *err)
+{
+    bool alive = false;
+    in->registered = true;
+    int rc = look(in, &alive, err);
+    return rc == 0 && alive ? switch_network(in, err) : rc;
 }
 
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)
@@ -470,13 +495,17 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
     if (rc < 0)
         return rc;
     in->root_changed = in->container->layers.count > 0;
+    if (in->stage == FM_STAGE_DISCARDED)
+        return discard(in, err);
     if (in->stage == FM_STAGE_RUNNING)
-        return in->has_endpoint && is_alive(in) ? switch_network(in, err) : 0;
-    if (decided && commit)
-        return recover_committed(in, err);
-    if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
+        rc = recover_running(in, err);
+    else if (decided && commit)
+        rc = recover_committed(in, err);
+    else if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
         return fm_incoming_abort(in, "the daemon was restarted", err);
-    in->stage = FM_STAGE_READY;
-    start_asking(in);
-    return 0;
+    else
+        in->stage = FM_STAGE_READY;
+    if (has_questions(in))
+        start_asking(in);
+    return rc;
 }

@@ -280,11 +280,14 @@ json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *e
     if (!s)
         return NULL;
     bind_text(s, 1, id);
-    json_t *doc = sqlite3_step(s) == SQLITE_ROW ? column_json(s, 0) : NULL;
-    if (!doc) {
+    int rc = sqlite3_step(s);
+    json_t *doc = rc == SQLITE_ROW ? column_json(s, 0) : NULL;
+    if (!doc && rc == SQLITE_DONE)
         fm_error_set(err, FM_E_NOT_FOUND, "no migration '%s'", id);
+    else if (!doc)
+        db_error(j, err);
+    if (!doc)
         return NULL;
-    }
     json_object_set_new(doc, "transitions", transitions_of(j, id));
     json_object_set_new(doc, "steps", steps_of(j, id));
     return doc;

@@ -1,10 +1,11 @@
-#include "migration/manager.h"
+#include "migration/manager_internal.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -21,38 +22,7 @@
 
 #define LIST_LIMIT 200
 #define HANDSHAKE_TIMEOUT_MS 5000
-
-/* A migration's thread. */
-struct running {
-    struct fm_manager *manager;
-    struct fm_migration *migration;
-    bool recovering;
-    struct running *next;
-};
-
-/* A connection that is being served, so that closing can wake it. */
-struct served {
-    struct fm_connection *connection;
-    struct served *next;
-};
-
-struct fm_manager {
-    struct fm_manager_config config;
-    struct fm_components parts;
-    struct fm_link_wire wire;
-    struct fm_tls_identity *identity;
-    struct fm_incoming_table *incoming;
-    struct fm_peer_service peers;
-    struct fm_listener *listener;
-    char *migrations_dir;
-    char *criu; /* the real one */
-
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    struct running *running;
-    struct served *served;
-    bool closing, ready;
-};
+#define WATCH_INTERVAL_S 1
 
 /* --- the migrations' threads --- */
 
@@ -126,7 +96,7 @@ static int start_thread(struct running *r, struct fm_error *err)
     return fm_error_errno(err, rc, "cannot start a thread");
 }
 
-static bool container_busy(struct fm_manager *m, const char *name, struct fm_error *err)
+bool fm_manager_is_busy(struct fm_manager *m, const char *name, struct fm_error *err)
 {
     pthread_mutex_lock(&m->lock);
     bool busy = is_busy(m, name);
@@ -135,6 +105,23 @@ static bool container_busy(struct fm_manager *m, const char *name, struct fm_err
         fm_error_set(err, FM_E_REFUSED,
                      "container '%s' is being migrated: cancel the migration first", name);
     return busy;
+}
+
+/* Ends migrations whose time is up. */
+static void *watch_deadlines(void *arg)
+{
+    struct fm_manager *m = arg;
+    pthread_mutex_lock(&m->lock);
+    while (!m->closing) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += WATCH_INTERVAL_S;
+        pthread_cond_timedwait(&m->changed, &m->lock, &until);
+        for (struct running *r = m->running; r; r = r->next)
+            fm_migration_expire(r->migration);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
 }
 
 /* Brings a container back to the source of its incoming migration; the caller's thread is the
@@ -412,6 +399,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
         return NULL;
     }
     json_decref(host_facts(m, NULL)); /* slow the first time: not in somebody's migration */
+    m->watching = pthread_create(&m->watch, NULL, watch_deadlines, m) == 0;
     m->ready = true;
     return m;
 }
@@ -422,6 +410,7 @@ void fm_manager_close(struct fm_manager *m)
         return;
     pthread_mutex_lock(&m->lock);
     m->closing = true;
+    pthread_cond_broadcast(&m->changed);
     for (struct running *r = m->running; r; r = r->next)
         fm_migration_cancel(r->migration, true);
     while (m->running)
@@ -429,6 +418,8 @@ void fm_manager_close(struct fm_manager *m)
     for (struct served *s = m->served; s; s = s->next)
         fm_connection_shutdown(s->connection);
     pthread_mutex_unlock(&m->lock);
+    if (m->watching)
+        pthread_join(m->watch, NULL);
     if (m->listener)
         fm_listener_stop(m->listener);
     struct fm_components *p = &m->parts;
@@ -477,7 +468,7 @@ json_t *fm_manager_migrate(struct fm_manager *m, const json_t *request, struct f
         return NULL;
     if (options.dry_run)
         return fm_coordinator_check(&m->parts, options.container, options.destination, err);
-    if (container_busy(m, options.container, err))
+    if (fm_manager_is_busy(m, options.container, err))
         return NULL;
     struct fm_migration *migration = fm_migration_new(&m->parts, &options, NULL, err);
     if (!migration)
@@ -533,84 +524,4 @@ int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_
     json_auto_t *doc = fm_journal_load(m->parts.journal, id, err);
     return doc ? fm_error_set(err, FM_E_REFUSED, "migration %s is not running here", id)
                : fm_error_result(err);
-}
-
-/* --- containers, hosts, events: straight through --- */
-
-json_t *fm_manager_container_run(struct fm_manager *m, const json_t *request, struct fm_error *err)
-{
-    return fm_lifecycle_run(&m->parts, request, err);
-}
-
-json_t *fm_manager_container_list(struct fm_manager *m, struct fm_error *err)
-{
-    return fm_lifecycle_list(&m->parts, err);
-}
-
-json_t *fm_manager_container_show(struct fm_manager *m, const char *name, struct fm_error *err)
-{
-    return fm_lifecycle_show(&m->parts, name, err);
-}
-
-char *fm_manager_container_log(struct fm_manager *m, const char *name, struct fm_error *err)
-{
-    return fm_lifecycle_log(&m->parts, name, err);
-}
-
-json_t *fm_manager_container_exec(struct fm_manager *m, const char *name, const json_t *request,
-                                  struct fm_error *err)
-{
-    return fm_lifecycle_exec(&m->parts, name, request, err);
-}
-
-int fm_manager_container_stop(struct fm_manager *m, const char *name, uint64_t timeout_ms,
-                              struct fm_error *err)
-{
-    if (container_busy(m, name, err))
-        return -FM_E_REFUSED;
-    return fm_lifecycle_stop(&m->parts, name, timeout_ms, err);
-}
-
-int fm_manager_container_remove(struct fm_manager *m, const char *name, bool force,
-                                struct fm_error *err)
-{
-    if (container_busy(m, name, err))
-        return -FM_E_REFUSED;
-    return fm_lifecycle_remove(&m->parts, name, force, err);
-}
-
-json_t *fm_manager_host_list(struct fm_manager *m, struct fm_error *err)
-{
-    return fm_hosts_list(&m->parts, err);
-}
-
-json_t *fm_manager_host_show(struct fm_manager *m, const char *name, struct fm_error *err)
-{
-    return fm_hosts_show(&m->parts, name, err);
-}
-
-json_t *fm_manager_host_add(struct fm_manager *m, const json_t *request, struct fm_error *err)
-{
-    return fm_hosts_add(&m->parts, request, err);
-}
-
-int fm_manager_host_remove(struct fm_manager *m, const char *name, struct fm_error *err)
-{
-    return fm_hosts_remove(&m->parts, name, err);
-}
-
-int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned,
-                           struct fm_error *err)
-{
-    return fm_hosts_cordon(&m->parts, name, cordoned, err);
-}
-
-int fm_manager_subscribe(struct fm_manager *m, fm_event_fn fn, void *ctx)
-{
-    return fm_events_subscribe(m->parts.events, fn, ctx);
-}
-
-void fm_manager_unsubscribe(struct fm_manager *m, int handle)
-{
-    fm_events_unsubscribe(m->parts.events, handle);
 }

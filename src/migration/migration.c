@@ -182,15 +182,16 @@ int fm_migration_check_cancelled(const struct fm_migration *m, struct fm_error *
 {
     if (atomic_load(&m->stopping))
         return fm_error_set(err, FM_E_CANCELLED, "cancelled: the daemon is being stopped");
+    if (atomic_load(&m->expired))
+        return fm_error_set(err, FM_E_TIMEOUT, "it took longer than the request allows");
     if (atomic_load(&m->cancelled))
         return fm_error_set(err, FM_E_CANCELLED, "cancelled");
     return 0;
 }
 
-void fm_migration_cancel(struct fm_migration *m, bool stopping)
+/* Wakes whatever the migration's thread is blocked in, unless the decision stands. */
+static void interrupt(struct fm_migration *m)
 {
-    if (stopping)
-        atomic_store(&m->stopping, true);
     atomic_store(&m->cancelled, true);
     if (m->parts->slots)
         fm_slots_wake(m->parts->slots);
@@ -198,6 +199,29 @@ void fm_migration_cancel(struct fm_migration *m, bool stopping)
     if (m->link && !m->committed)
         m->parts->links.ops->shutdown(m->link);
     pthread_mutex_unlock(&m->link_lock);
+}
+
+void fm_migration_cancel(struct fm_migration *m, bool stopping)
+{
+    if (stopping)
+        atomic_store(&m->stopping, true);
+    interrupt(m);
+}
+
+void fm_migration_set_deadline(struct fm_migration *m, uint64_t phase_ms)
+{
+    uint64_t deadline = phase_ms ? fm_now_ms() + phase_ms : 0;
+    if (deadline && m->last_deadline_ms && deadline > m->last_deadline_ms)
+        deadline = m->last_deadline_ms;
+    atomic_store(&m->deadline_ms, deadline);
+}
+
+void fm_migration_expire(struct fm_migration *m)
+{
+    uint64_t deadline = atomic_load(&m->deadline_ms);
+    if (!deadline || fm_now_ms() < deadline || atomic_exchange(&m->expired, true))
+        return;
+    interrupt(m);
 }
 
 void fm_migration_progress(struct fm_migration *m, const char *phase, int percent, uint64_t bytes)

@@ -20,8 +20,11 @@ struct fm_migration {
     struct fm_migration_stats stats;
     struct fm_error reason; /* why it failed */
     bool needs_attention;
-    atomic_bool cancelled; /* asked for from another thread; honoured before the decision */
-    atomic_bool stopping;  /* the daemon goes down: as cancelled, and an endless wait ends */
+    atomic_bool cancelled;        /* asked for from another thread; honoured before the decision */
+    atomic_bool expired;          /* a phase took longer than the request allows; as cancelled */
+    _Atomic uint64_t deadline_ms; /* of the phase, monotonic; 0: none */
+    uint64_t last_deadline_ms;    /* of all phases up to the commit */
+    atomic_bool stopping;         /* the daemon goes down: as cancelled, and an endless wait ends */
     uint64_t state_since_us;
 
     /* The handover's working set; each is NULL or invalid until its step. */
@@ -68,6 +71,12 @@ json_t *fm_migration_to_json(const struct fm_migration *m);
 /* FM_E_CANCELLED when it was cancelled and may still be. */
 int fm_migration_check_cancelled(const struct fm_migration *m, struct fm_error *err);
 void fm_migration_cancel(struct fm_migration *m, bool stopping);
+/* The phase that begins now may take so long, and not longer than what is left of the whole
+ * migration's time. 0: as long as it takes. */
+void fm_migration_set_deadline(struct fm_migration *m, uint64_t phase_ms);
+/* Ends a migration whose deadline has passed, like a cancel; called now and then from another
+ * thread. */
+void fm_migration_expire(struct fm_migration *m);
 /* Publishes a progress event. */
 void fm_migration_progress(struct fm_migration *m, const char *phase, int percent, uint64_t bytes);
 

@@ -27,12 +27,14 @@ static json_t *decision_of(struct fm_components *p, const char *id, struct fm_er
     if (p->store.ops->decision(p->store.ctx, id, &decided, &commit, err) < 0)
         return NULL;
     /* A migration that nobody here knows can only have been forgotten after an abort. */
-    json_auto_t *known = decided ? NULL : fm_journal_load(p->journal, id, NULL);
+    struct fm_error unknown = {0};
+    json_auto_t *known = fm_journal_load(p->journal, id, &unknown);
     bool final = json_is_true(json_object_get(known, "final"));
-    const char *text = decided           ? (commit ? "commit" : "abort")
-                       : !known || final ? "abort"
-                                         : "undecided";
-    return json_pack("{s:s}", "decision", text);
+    bool attention = json_is_true(json_object_get(known, "needs_attention"));
+    const char *text = decided                                  ? (commit ? "commit" : "abort")
+                       : final || unknown.code == FM_E_NOT_FOUND ? "abort"
+                                                                 : "undecided";
+    return json_pack("{s:s, s:b}", "decision", text, "final", (int)(final && !attention));
 }
 
 static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_error *err)
@@ -59,10 +61,11 @@ static json_t *verify(struct fm_incoming *in, struct fm_error *err)
 static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in,
                          struct fm_error *err)
 {
+    bool gone = false;
     pthread_mutex_lock(&in->lock);
-    int rc = fm_incoming_give_back(in, err);
+    int rc = fm_incoming_give_back(in, &gone, err);
     pthread_mutex_unlock(&in->lock);
-    if (rc == 0)
+    if (rc == 0 && !gone)
         rc = s->give_back(s->ctx, in->container->name, in->source.name, in->id, err);
     if (rc < 0)
         return NULL;
@@ -77,7 +80,7 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
                            struct fm_error *err)
 {
     const char *id = json_string_value(json_object_get(body, "migration"));
-    struct fm_incoming *in = fm_incoming_find(v->service->incoming, id, err);
+    struct fm_incoming *in = fm_incoming_recall(v->service->incoming, id, err);
     if (!in)
         return type == FM_FRAME_ABORT ? json_object() : NULL;
     if (!fm_streq(v->peer, in->source.name)) {

@@ -60,8 +60,8 @@ host_of()
 
 # --- one struck migration ---
 
-# strike AT STEP WORD…: what happens when the program on AT comes to STEP; WORD is "fail", or as in kill-one with a role in
-# place of the host. All daemons that a case may meet are restarted by it, so that none has an older fault.
+# strike AT STEP WORD…: what happens when the daemon on AT comes to STEP; WORD is as in kill-one with a role in place of the
+# host, or also:POINT=ACTION for one more fault there.
 strike()
 {
     local at step=$2 word fault words=()
@@ -69,11 +69,14 @@ strike()
     [ "$step" != stage-layer ] || forget_layers "$destination"
     shift 2
     rm -f "$FM_WORK/struck"
-    for word in "$@"; do
-        words+=("${word%@*}@$(host_of "${word#*@}")")
-    done
     fault=step.$step=run:$kill_one
-    daemon_restart "$at" "FLEXIMIGRATE_FAULT=${also:+$also,}$fault" "FM_STRIKE=${words[*]}" \
+    for word in "$@"; do
+        case $word in
+        also:*) fault+=,${word#also:} ;;
+        *) words+=("${word%@*}@$(host_of "${word#*@}")") ;;
+        esac
+    done
+    daemon_restart "$at" "FLEXIMIGRATE_FAULT=$fault" "FM_STRIKE=${words[*]}" \
         "FM_STRUCK=$FM_WORK/struck" "FM_FABRIC=$FM_FABRIC"
 }
 
@@ -93,7 +96,7 @@ begin_migration()
 # The answer of `migrate` does not matter: its daemon may have died.
 wait_struck()
 {
-    until_true test -e "$FM_WORK/struck"
+    until_true test -e "$FM_WORK/struck" || return 1
     ! grep '^missed' "$FM_WORK/struck" || fail "the victim was not there: $(cat "$FM_WORK/struck")"
 }
 
@@ -101,8 +104,7 @@ revive_daemons()
 {
     local host
     for host in a b; do
-        is_gone "$(daemon_pid $host)" || continue
-        daemon_start $host 3>&- 4>&-
+        ! is_gone "$(daemon_pid $host)" || daemon_start $host 3>&- 4>&-
     done
 }
 

@@ -56,6 +56,7 @@ stays destination ready kill:daemon@destination
 moves destination run kill:daemon@destination
 moves destination release kill:daemon@destination
 moves destination register kill:daemon@destination
+stays destination discard also:step.ready=fail kill:daemon@destination
 END
 }
 

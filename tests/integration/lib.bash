@@ -110,7 +110,7 @@ until_true()
 {
     local deadline=$((SECONDS + wait_seconds))
     until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || fail "this did not come true within $wait_seconds s: $*"
+        [ $SECONDS -lt $deadline ] || fail "this did not come true within $wait_seconds s: $*" || return 1
         read -r -t 0.02 <> <(:) || true
     done
 }

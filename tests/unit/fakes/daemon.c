@@ -75,6 +75,7 @@ static void boot(struct host *h)
     struct fm_components *p = &h->parts;
 
     p->slots = fm_slots_new(3);
+    p->slots_in = fm_slots_new(3);
     p->reservations = fm_reservations_new(h->name, 0);
     h->incoming = fm_incoming_table_new(p);
     h->peers = (struct fm_peer_service){.parts = p,
@@ -98,6 +99,7 @@ static void unboot(struct host *h)
     fm_incoming_table_free(h->incoming);
     fm_reservations_free(h->parts.reservations);
     fm_slots_free(h->parts.slots);
+    fm_slots_free(h->parts.slots_in);
     world_leave_host(&on);
 }
 
@@ -165,6 +167,7 @@ void world_start(struct host *h)
 
 void world_restart(struct host *h)
 {
+    h->restartable = false;
     unboot(h); /* while it is up: an orderly end */
     boot(h);
     struct on_host on = world_enter_host(h);
@@ -213,12 +216,28 @@ static bool start_dead(void)
     for (int i = 0; i < 2; i++) {
         struct host *h = &world.hosts[i];
 
-        if (h->up || !h->restartable || h->depth)
+        if (h->depth || !h->restartable)
             continue;
-        world_start(h);
+        if (h->up)
+            world_restart(h);
+        else
+            world_start(h);
         started = true;
     }
     return started;
+}
+
+/* Somebody waits for a daemon that is dead and has its code below on the stack: it cannot be started
+ * before that is unwound. So the one that waits is stopped, and started again later. */
+static bool must_unwind(void)
+{
+    struct host *h = world_host();
+
+    if (!h->up || other_host(h)->up || !other_host(h)->depth)
+        return false;
+    stop_migrations(h);
+    h->restartable = true;
+    return true;
 }
 
 bool world_idle(uint64_t ms)
@@ -229,7 +248,7 @@ bool world_idle(uint64_t ms)
         stop_migrations(NULL);
         return false;
     }
-    if (!start_dead())
+    if (!must_unwind() && !start_dead())
         ask_all();
     return true;
 }

@@ -11,6 +11,7 @@ struct fm_link {
     struct host *from, *to;
     unsigned int incarnation; /* of the daemon that it reached */
     bool broken;
+    bool busy; /* with a request: the other side notices after it */
     struct fm_conversation conversation;
     char images_dir[256]; /* being sent; "" none */
 };
@@ -26,7 +27,7 @@ static void cut(struct fm_link *link)
     bool there = !is_cut(link);
 
     link->broken = true;
-    if (!there || !link->conversation.brought)
+    if (!there || !link->conversation.brought || link->busy)
         return;
     struct on_host on = world_enter_host(link->to);
     fm_incoming_orphaned(link->conversation.brought);
@@ -90,10 +91,15 @@ static json_t *serve(struct fm_link *link, int type, const json_t *body, struct 
     struct fm_error theirs = {0};
     json_auto_t *empty = json_object();
     struct on_host on = world_enter_host(link->to);
+    link->busy = true;
     json_t *answer =
         fm_peer_answer(&link->conversation, (enum fm_frame_type)type, body ? body : empty, &theirs);
-    bool dead = world_is_dead();
+    bool dead = world_is_dead(), cut_meanwhile = link->broken && !dead;
 
+    link->busy = false;
+    if (cut_meanwhile && link->conversation.brought)
+        fm_incoming_orphaned(link->conversation.brought);
+    dead = dead || cut_meanwhile;
     world_leave_host(&on);
     if (dead) {
         json_decref(answer);

@@ -45,7 +45,7 @@ static const char *files_wrong(struct host *h, const char *name, const char *id,
     fm_autofree char *migration = fm_strf("%s/%s", h->migrations_dir, id);
     fm_autofree char *bundle = fm_strf("%s/containers/%s", h->state_dir, name);
 
-    if (fm_file_exists(migration))
+    if (*id && fm_file_exists(migration))
         return WRONG("%s keeps the images", h->name);
     if (!owner && fm_file_exists(bundle))
         return WRONG("%s keeps the bundle", h->name);
@@ -88,7 +88,7 @@ static const char *host_wrong(struct host *h, const char *name, const char *id, 
         return WRONG("registry of %s: %s", h->name, owner ? "no record" : "has a record");
     if (fm_reserved_total(h->parts.reservations).count)
         return WRONG("%s still has a reservation", h->name);
-    if (fm_slots_used(h->parts.slots))
+    if (fm_slots_used(h->parts.slots) || fm_slots_used(h->parts.slots_in))
         return WRONG("%s: a slot is still taken", h->name);
     if (!(w = files_wrong(h, name, id, owner)) && !(w = network_wrong(h, name, owner)))
         w = unfinished_wrong(h);

@@ -73,6 +73,7 @@ static int state_dump_resume(void *ctx, struct fm_dump *dump, struct fm_error *e
     return world_leave(&p, 0, err);
 }
 
+/* The session ends and CRIU with it, whatever it says at its end. */
 static int state_dump_end(void *ctx, struct fm_dump *dump, bool commit, struct fm_error *err)
 {
     struct host *h = ctx;
@@ -80,12 +81,14 @@ static int state_dump_end(void *ctx, struct fm_dump *dump, bool commit, struct f
     struct passage p;
     int rc;
 
-    if (world_enter(&p, commit ? "state.dump_end(commit)" : "state.dump_end(abort)")) {
+    bool passed = world_enter(&p, commit ? "state.dump_end(commit)" : "state.dump_end(abort)");
+
+    if (passed || !world_is_dead()) {
         c->seized = false;
         if (commit)
             c->alive = c->exists = c->frozen = false;
         job_forget(h, dump->name, true);
-        rc = world_leave(&p, 0, err);
+        rc = passed ? world_leave(&p, 0, err) : world_fail(&p, err);
     } else {
         rc = world_fail(&p, err);
     }

@@ -1,0 +1,51 @@
+/* Between the two files of the manager: its life and threads (manager.c), and what it passes on
+ * (manager_pass.c). */
+#ifndef FM_MIGRATION_MANAGER_INTERNAL_H
+#define FM_MIGRATION_MANAGER_INTERNAL_H
+
+#include <pthread.h>
+
+#include "migration/components.h"
+#include "migration/incoming.h"
+#include "migration/manager.h"
+#include "migration/migration.h"
+#include "migration/peer.h"
+
+/* A migration's thread. */
+struct running {
+    struct fm_manager *manager;
+    struct fm_migration *migration;
+    bool recovering;
+    struct running *next;
+};
+
+/* A connection that is being served, so that closing can wake it. */
+struct served {
+    struct fm_connection *connection;
+    struct served *next;
+};
+
+struct fm_manager {
+    struct fm_manager_config config;
+    struct fm_components parts;
+    struct fm_link_wire wire;
+    struct fm_tls_identity *identity;
+    struct fm_incoming_table *incoming;
+    struct fm_peer_service peers;
+    struct fm_listener *listener;
+    char *migrations_dir;
+    char *criu; /* the real one */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct running *running;
+    struct served *served;
+    bool closing, ready;
+    pthread_t watch; /* looks after deadlines */
+    bool watching;
+};
+
+/* FM_E_REFUSED when the container is being migrated just now. */
+bool fm_manager_is_busy(struct fm_manager *m, const char *container, struct fm_error *err);
+
+#endif
