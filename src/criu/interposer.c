@@ -7,6 +7,8 @@
  * restore kills what it had made. */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -147,9 +149,32 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
     }
 }
 
+/* True when the container's network namespace is made and kept by somebody else: CRIU need not look
+ * into it. */
+static bool has_external_netns(const FmRpc__Options *opts)
+{
+    for (size_t i = 0; i < opts->n_external; i++)
+        if (fm_starts_with(opts->external[i], "net["))
+            return true;
+    return false;
+}
+
+/* The library lies beside this program; without it the dump only takes longer. */
+static void preload_no_conntrack(void)
+{
+    char path[PATH_MAX];
+    ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    if (len <= 0)
+        return;
+    path[len] = '\0';
+    fm_autofree char *library = fm_strf("%s/libfleximigrate-no-conntrack.so", dirname(path));
+    if (access(library, R_OK) == 0)
+        setenv("LD_PRELOAD", library, 1);
+}
+
 /* Starts the real CRIU only now, after the runtime has put this process into the container's
  * cgroup. */
-static pid_t start_criu(struct interposer *ip)
+static pid_t start_criu(struct interposer *ip, bool no_conntrack)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -159,6 +184,8 @@ static pid_t start_criu(struct interposer *ip)
         int fd = dup(pair[1]); /* without close-on-exec */
         fm_autofree char *number = fm_strf("%d", fd);
         close(ip->runtime_fd);
+        if (no_conntrack)
+            preload_no_conntrack();
         become_criu((char *[]){"criu", "swrk", number, NULL});
     }
     close(pair[1]);
@@ -268,7 +295,7 @@ static int interpose(struct interposer *ip, FmRpc__Request *request, int images_
     char *runtime_freezer = opts->freeze_cgroup;
     char *runtime_root = opts->root;
     change_request(opts, json_object_get(answer, "set"));
-    pid_t pid = start_criu(ip);
+    pid_t pid = start_criu(ip, ip->dump && has_external_netns(opts));
     int rc = pid < 0 ? -1 : send_request(ip, request);
     if (opts->root != runtime_root)
         free(opts->root);

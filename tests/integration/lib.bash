@@ -12,7 +12,7 @@ export FM_BUILD=${FM_BUILD:-$top/build} FM_WORK=${BATS_FILE_TMPDIR:-}
 . "$top/scripts/cluster"
 
 load_client=$FM_BUILD/tests/workloads/loadclient
-wait_seconds=20
+wait_seconds=10
 
 # --- the cluster of a file ---
 
@@ -71,7 +71,7 @@ run_ticker()
     local host=$1 name=$2
     shift 2
     cluster_cli "$host" -q run --name "$name" --image "$(root_of busybox)" "$@" -- sh -c "$ticker"
-    until_true ticks "$host" "$name"
+    until_true count_passed "$host" "$name" 0
 }
 
 # shellcheck disable=SC2016  # the container's shell expands it
@@ -80,8 +80,7 @@ ticker='n=0; while :; do n=$((n + 1)); echo "tick $n"; echo $n >/tmp/count; usle
 # ticks HOST NAME: it counts at this moment.
 ticks()
 {
-    local before
-    before=$(count_of "$1" "$2") && [ -n "$before" ] && until_true count_passed "$1" "$2" "$before"
+    until_true count_passed "$1" "$2" "$(count_of "$1" "$2")"
 }
 
 count_of()
@@ -91,7 +90,7 @@ count_of()
 
 count_passed()
 {
-    [ "$(count_of "$1" "$2")" -gt "$3" ]
+    [ "$(count_of "$1" "$2")" -gt "${3:-0}" ]
 }
 
 # remove_everywhere NAME…: for teardown.
@@ -272,7 +271,9 @@ assert_nothing_new()
 {
     local deadline=$((SECONDS + 5)) new
     while new=$(comm -13 "$2" <(snapshot "$1") | grep -vE "${3:-^$}") && [ -n "$new" ]; do
-        [ $SECONDS -lt $deadline ] || fail "left on $1: $new"
+        if [ $SECONDS -ge $deadline ]; then
+            fail "left on $1: $new" || return
+        fi
         read -r -t 0.05 <> <(:) || true
     done
 }
@@ -282,7 +283,9 @@ assert_clean()
 {
     local host=$1 name=$2 deadline=$((SECONDS + 5)) left
     while left=$(remains "$host" "$name") && [ -n "$left" ]; do
-        [ $SECONDS -lt $deadline ] || fail "of '$name' on $host: $left"
+        if [ $SECONDS -ge $deadline ]; then
+            fail "of '$name' on $host: $left" || return
+        fi
         read -r -t 0.05 <> <(:) || true
     done
 }

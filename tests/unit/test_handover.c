@@ -45,6 +45,24 @@ static void cancel(void **state)
     sweep_all(&(struct sweep){.injection = CANCEL});
 }
 
+static void sick(void **state)
+{
+    (void)state;
+    for (enum injection i = FAIL_BEFORE; i < INJECTIONS; i++) {
+        print_message("%s\n", injection_text(i));
+        sweep_all(&(struct sweep){.injection = i, .unhealthy = true, .linger = true});
+    }
+}
+
+static void dead(void **state)
+{
+    (void)state;
+    for (enum injection i = FAIL_BEFORE; i < INJECTIONS; i++) {
+        print_message("%s\n", injection_text(i));
+        sweep_all(&(struct sweep){.injection = i, .unhealthy = true, .dies = true});
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -55,6 +73,8 @@ int main(void)
         cmocka_unit_test(crash_other),
         cmocka_unit_test(crash_both),
         cmocka_unit_test(cancel),
+        cmocka_unit_test(sick),
+        cmocka_unit_test(dead),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
