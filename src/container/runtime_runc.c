@@ -160,6 +160,20 @@ static int cgroup_of(const struct runc *r, const char *id, struct fm_cgroup *cg,
     return fm_runc_cgroup_find(r->root, r->cgroup_parent, id, cg, err);
 }
 
+/* As cgroup_of, but none is no error: then the list is empty. */
+static int cgroup_if_any(const struct runc *r, const char *id, struct fm_cgroup *cg,
+                         struct fm_error *err)
+{
+    struct fm_error why = {0};
+    int ret = cgroup_of(r, id, cg, &why);
+
+    if (ret == -FM_E_NOT_FOUND)
+        return 0;
+    if (ret < 0 && err)
+        *err = why;
+    return ret;
+}
+
 static int runc_freeze(void *ctx, const char *id, bool frozen, struct fm_error *err)
 {
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
@@ -176,11 +190,9 @@ static int runc_freeze(void *ctx, const char *id, bool frozen, struct fm_error *
 static int runc_destroy_processes(void *ctx, const char *id, struct fm_error *err)
 {
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
-    int ret = cgroup_of(ctx, id, &cg, err);
+    int ret = cgroup_if_any(ctx, id, &cg, err);
 
-    if (ret == -FM_E_NOT_FOUND)
-        return 0;
-    if (ret == 0)
+    if (ret == 0 && cg.dirs.count > 0)
         ret = fm_cgroup_kill(&cg, err);
     return ret < 0 ? fm_error_prefix(err, "cannot kill the processes of '%s'", id) : 0;
 }
@@ -322,11 +334,9 @@ static int runc_kill(void *ctx, const char *id, int signal, struct fm_error *err
 static int remove_cgroup(const struct runc *r, const char *id, struct fm_error *err)
 {
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
-    int ret = cgroup_of(r, id, &cg, err);
+    int ret = cgroup_if_any(r, id, &cg, err);
 
-    if (ret == -FM_E_NOT_FOUND)
-        return 0;
-    return ret < 0 ? ret : fm_cgroup_remove(&cg, CGROUP_GONE_MS, err);
+    return ret < 0 || cg.dirs.count == 0 ? ret : fm_cgroup_remove(&cg, CGROUP_GONE_MS, err);
 }
 
 /* A killed restore leaves the container's root mounted in runc's directory, and runc would then
@@ -353,8 +363,8 @@ static int runc_remove(void *ctx, const char *id, struct fm_error *err)
 
     if (fm_fault("runtime.remove"))
         return fm_error_set(err, FM_E_FAILED, "cannot remove '%s': injected fault", id);
-    ret = cgroup_of(r, id, &cg, err);
-    if (ret < 0 && ret != -FM_E_NOT_FOUND)
+    ret = cgroup_if_any(r, id, &cg, err);
+    if (ret < 0)
         return fm_error_prefix(err, "cannot remove '%s'", id);
     ret = runc_destroy_processes(ctx, id, err);
     if (ret == 0)

@@ -192,11 +192,18 @@ static int execution(struct fm_migration *m, struct fm_error *err)
 
 static int verification(struct fm_migration *m, struct fm_error *err)
 {
-    if (fm_migration_to(m, FM_STATE_VERIFICATION, false, FM_STATE_SYNCHRONIZER,
-                        "Container %s runs on %s after %.1f ms.", m->options.container,
-                        m->options.destination, m->stats.freeze_ms) < 0)
-        return fm_error_set(err, FM_E_IO, "the journal cannot be written");
-    return fm_handover_verify(m, err);
+    /* It runs there, whether this can be written down or not. */
+    fm_migration_to(m, FM_STATE_VERIFICATION, false, FM_STATE_SYNCHRONIZER,
+                    "Container %s runs on %s after %.1f ms.", m->options.container,
+                    m->options.destination, m->stats.freeze_ms);
+    int rc = fm_handover_verify(m, err);
+    if (rc == 0 || !*m->return_of || atomic_load(&m->stopping))
+        return rc;
+    /* A rollback is not rolled back. */
+    fm_warn(FM_CONTAINER_MANAGER, "Container %s is back on %s, but: %s.", m->options.container,
+            m->options.destination, err->text);
+    *err = (struct fm_error){0};
+    return 0;
 }
 
 /* --- the ends --- */
@@ -242,8 +249,11 @@ static int roll_back(struct fm_migration *m, char *how, size_t len, struct fm_er
     uint64_t age_ms = 0;
     int rc = 0;
     snprintf(how, len, "Rolled back; the container runs on where it was");
-    if (!m->committed && ((rc = fm_handover_abort(m, err)) == 0 || !m->committed))
+    if (!m->committed && ((rc = fm_handover_abort(m, err)) == 0 || !m->committed)) {
+        if (fm_handover_is_killed(m))
+            snprintf(how, len, "Rolled back; the container has ended meanwhile");
         return rc;
+    }
     if (rc < 0) { /* a commit stands after all */
         *err = (struct fm_error){0};
         rc = fm_handover_commit(m, err);
@@ -296,6 +306,8 @@ static int finish(struct fm_migration *m, int rc, struct fm_error *err)
     /* An interrupted call says only that its connection ended. */
     if (rc < 0 && !m->committed)
         fm_migration_check_cancelled(m, err);
+    if (rc < 0 && !m->committed && fm_handover_is_killed(m))
+        fm_error_prefix(err, "container '%s' was stopped or removed meanwhile", m->container->name);
     if (rc == 0)
         completed(m);
     else if (!unfinished)

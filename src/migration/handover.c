@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -317,11 +318,31 @@ static int write_decision(struct fm_migration *m, bool *commit, struct fm_error 
     return rc;
 }
 
+/* A signal that came during the freeze waits for the thaw. */
+bool fm_handover_is_killed(const struct fm_migration *m)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/status", (int)m->init_pid);
+    fm_autofree char *status = NULL;
+    size_t len;
+    unsigned long long own = 0, shared = 0;
+    const unsigned long long kill_bit = 1ull << (SIGKILL - 1);
+    if (m->init_pid <= 0)
+        return false;
+    if (fm_file_read(path, 1 << 16, &status, &len, NULL) < 0)
+        return !fm_file_exists(path);
+    const char *state = strstr(status, "\nState:\t"), *pending = strstr(status, "\nSigPnd:");
+    if (pending)
+        sscanf(pending, "\nSigPnd:%llx ShdPnd:%llx", &own, &shared);
+    return (state && state[8] == 'Z') || ((own | shared) & kill_bit);
+}
+
 int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
 {
     uint64_t since = fm_now_us();
     bool commit = false;
     int rc = fm_migration_check_cancelled(m, err);
+    if (rc == 0 && fm_handover_is_killed(m))
+        rc = fm_error_set(err, FM_E_FAILED, "its state is not handed over");
     if (rc == 0)
         rc = fm_migration_step(m, FM_STEP_DECIDE, NULL, err);
     if (rc == 0)

@@ -15,6 +15,8 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err);
 /* EXECUTION up to READY: dump and restore armed, freeze, images, last files. The container stands
  * still when it returns 0. */
 int fm_handover_transfer(struct fm_migration *m, struct fm_error *err);
+/* True when somebody else has killed the original, or it dies as soon as it is let go. */
+bool fm_handover_is_killed(const struct fm_migration *m);
 /* The decision, durably. 0: COMMIT stands. Otherwise it was aborted (or could not be written). */
 int fm_handover_decide(struct fm_migration *m, struct fm_error *err);
 /* After the decision: tells the destination until it runs there (reconnecting for as long as it

@@ -45,8 +45,11 @@ static void resume_original(struct fm_migration *m, struct fm_error *err)
     if (m->link)
         p->links.ops->images_abort(m->link);
     bool frozen = m->frozen || fm_journal_has(p->journal, m->id, FM_STEP_FREEZE, NULL);
-    if (frozen)
-        note(m, p->runtime.ops->freeze(p->runtime.ctx, m->container->name, false, &e), &e, err);
+    int thawed = frozen ? p->runtime.ops->freeze(p->runtime.ctx, m->container->name, false, &e) : 0;
+    if (thawed < 0 && fm_handover_is_killed(m)) /* nobody is there to run on */
+        frozen = false;
+    else if (frozen)
+        note(m, thawed, &e, err);
     if (m->dump)
         note(m, p->state.ops->dump_resume(p->state.ctx, m->dump, &e), &e, err);
     else if (fm_journal_has(p->journal, m->id, FM_STEP_DUMP, NULL))
@@ -233,10 +236,10 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
 {
     *age_ms = 0;
     struct fm_error e = {0};
+    end_hold(m);
     int rc = fm_migration_step(m, FM_STEP_RETURN, NULL, err);
     if (rc < 0)
         return rc;
-    end_hold(m);
     if (m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL))
         fm_handover_destroy(m);
     rc = ask_back_until_told(m, &e);

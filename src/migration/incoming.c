@@ -16,8 +16,9 @@
 #include "migration/preflight.h"
 #include "state/tree_stream.h"
 
-/* Left free on the disk whatever comes in. */
+/* Left free on the disk whatever comes in, of a small one an eighth. */
 #define DISK_RESERVE (256ull << 20)
+#define DISK_RESERVE_PART 8
 /* How long a migration queues here for its turn. */
 #define SLOT_TIMEOUT_MS 110000
 
@@ -195,7 +196,8 @@ static json_t *to_json(const struct fm_incoming *in)
     char at[32], updated[32];
     bool final = in->stage >= FM_STAGE_DONE;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o}", "id", in->id,
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b}", "id",
+        in->id,
         "role", FM_ROLE_DESTINATION, "container", in->container->name, "source", in->source.name,
         "destination", in->parts->host, "strategy", "cold", "stage", fm_stage_text(in->stage),
         "state", states[in->stage], "final", (int) final, "result",
@@ -204,7 +206,8 @@ static json_t *to_json(const struct fm_incoming *in)
                                           : "completed",
         "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
         "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
-        fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source));
+        fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source),
+        "needs_attention", (int)in->unclean);
 }
 
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
@@ -245,6 +248,22 @@ static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
         return in;
     incoming_free(in);
     return NULL;
+}
+
+/* What an earlier one of this name has left goes first: later it could not be told apart. */
+static int clear_leftovers(struct fm_incoming_table *t, const char *name, struct fm_error *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&t->lock);
+    struct fm_incoming *in = t->first;
+    pthread_mutex_unlock(&t->lock);
+    for (; in && rc == 0; in = in->next) {
+        pthread_mutex_lock(&in->lock);
+        if (in->unclean && in->stage == FM_STAGE_DISCARDED && fm_streq(in->container->name, name))
+            rc = fm_incoming_discard_again(in, err);
+        pthread_mutex_unlock(&in->lock);
+    }
+    return rc < 0 ? fm_error_prefix(err, "an earlier migration's remains") : 0;
 }
 
 static int check_request(struct fm_incoming_table *t, const struct fm_incoming *in,
@@ -295,7 +314,8 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
     int rc = fm_disk_free(p->migrations_dir, &request.disk_free, err);
     if (rc < 0)
         return rc;
-    in->max_bytes = request.disk_free > DISK_RESERVE ? request.disk_free - DISK_RESERVE : 0;
+    uint64_t part = request.disk_free / DISK_RESERVE_PART;
+    in->max_bytes = request.disk_free - (part < DISK_RESERVE ? part : DISK_RESERVE);
     request.memory_available =
         (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     json_auto_t *facts = p->facts(p->facts_ctx, err);
@@ -406,7 +426,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
         incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
                      json_string_value(json_object_get(body, "return_of")), err);
     json_auto_t *doc = in ? to_json(in) : NULL;
-    if (!in || check_request(t, in, peer, err) < 0 ||
+    if (!in || clear_leftovers(t, in->container->name, err) < 0 ||
+        check_request(t, in, peer, err) < 0 ||
         fm_journal_create(p->journal, id, FM_ROLE_DESTINATION, doc, err) < 0) {
         incoming_free(in);
         return NULL;

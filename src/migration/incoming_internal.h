@@ -9,6 +9,8 @@
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
 /* Starts the runtime's restore, held before CRIU. */
 int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err);
+/* Tries again to remove what is left of a discarded one. */
+int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
 /* Asks the source once for its decision and follows it, after the commit whether it has let go; true
  * when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);

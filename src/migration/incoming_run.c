@@ -104,7 +104,7 @@ static int look(struct fm_incoming *in, bool *alive, struct fm_error *err)
     struct fm_runtime_state state = {0};
     struct fm_error e = {0};
     int rc = p->runtime.ops->state(p->runtime.ctx, in->container->name, &state, &e);
-    *alive = rc == 0 && fm_streq(state.status, "running");
+    *alive = rc == 0 && !fm_streq(state.status, "stopped");
     if (rc == 0 || e.code == FM_E_NOT_FOUND)
         return 0;
     *err = e;
@@ -120,6 +120,15 @@ static int enter_registry(struct fm_incoming *in, struct fm_error *err)
                   : p->store.ops->put(p->store.ctx, "container", in->container->name, doc, err);
 }
 
+/* A step of the undoing: what it left in the error counts only when it failed. */
+static void note(int rc, struct fm_error *e, size_t *n)
+{
+    if (rc < 0)
+        (*n)++;
+    else
+        e[*n] = (struct fm_error){0};
+}
+
 /* Undoes all that was staged. Tries every step; the first error is kept. */
 static int discard(struct fm_incoming *in, struct fm_error *err)
 {
@@ -131,34 +140,48 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     if (in->restore)
         p->state.ops->restore_end(p->state.ctx, FM_MOVE(in->restore));
     else if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
-        fm_leftover_end(in->dir, 0, &e[n++]);
+        note(fm_leftover_end(in->dir, 0, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
-        p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n++]);
+        note(p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n]), e, &n);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
-        p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n++]);
+        note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
         p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, NULL, NULL);
     }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
-        fm_bundle_remove(&in->bundle, &e[n++]);
+        note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_VOLUME, NULL))
         for (size_t i = 0; i < in->container->volume_count; i++)
             if (!in->container->volumes[i].shared)
                 fm_remove_tree(in->container->volumes[i].source, NULL);
+    if (fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL) &&
+        p->store.ops->remove(p->store.ctx, "container", in->container->name, &e[n]) < 0 &&
+        e[n].code == FM_E_NOT_FOUND)
+        e[n] = (struct fm_error){0};
+    n++;
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_LAYER, NULL))
-        fm_lifecycle_prune_layers(p, &e[n++]);
-    fm_remove_tree(in->dir, &e[n++]);
+        note(fm_lifecycle_prune_layers(p, &e[n]), e, &n);
+    note(fm_remove_tree(in->dir, &e[n]), e, &n);
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
-    in->unclean = false;
     for (size_t i = 0; i < n; i++)
-        if (e[i].code) {
-            in->unclean = true;
-            fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Discarding %s: %s.", in->id, e[i].text);
-            if (err && !err->code)
-                *err = e[i];
-        }
+        fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Discarding %s: %s.", in->id, e[i].text);
+    in->unclean = n > 0;
     fm_incoming_enter(in, FM_STAGE_DISCARDED, NULL);
-    return err && err->code ? fm_error_result(err) : 0;
+    if (n > 0 && err)
+        *err = e[0];
+    return n > 0 ? -(int)e[0].code : 0;
+}
+
+/* What could not be removed, once more; unless a container that came later has the name by now. */
+int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    json_auto_t *later = p->store.ops->get(p->store.ctx, "container", in->container->name, NULL);
+    if (!later)
+        return discard(in, err);
+    in->unclean = false;
+    int rc = fm_remove_tree(in->dir, err);
+    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_DISCARDED, err);
 }
 
 /* After COMMIT and still no way to run it: gives it up for good, so that the source may restore its
@@ -355,19 +378,27 @@ int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *
     return discard(in, err);
 }
 
-/* It left with the migration that took it back, whatever became of that one's last words. */
-static bool is_gone(struct fm_incoming *in)
+/* The migration that takes it back: "running", "completed", "failed", or "" when there is none. What
+ * it leaves frozen behind is not dead. */
+static void way_back(struct fm_incoming *in, char result[16])
 {
     json_auto_t *doc = fm_journal_return_of(in->parts->journal, in->id, FM_ROLE_SOURCE);
-    return fm_streq(json_string_value(json_object_get(doc, "result")), "completed");
+    const char *text = json_string_value(json_object_get(doc, "result"));
+    snprintf(result, 16, "%s", text ? text : "");
 }
 
 int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     bool alive = false;
-    if ((*gone = is_gone(in)))
+    char back[16];
+    way_back(in, back);
+    *gone = fm_streq(back, "completed");
+    if (*gone)
         return 0;
+    if (fm_streq(back, "running"))
+        return fm_error_set(err, FM_E_EXISTS, "container '%s' is on its way back already",
+                            in->container->name);
     if (in->stage == FM_STAGE_DISCARDED)
         return fm_error_set(err, FM_E_ROLLED_BACK, "container is not on host '%s' any more",
                             p->host);
@@ -377,7 +408,6 @@ int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *e
     int rc = look(in, &alive, err);
     if (rc < 0 || alive)
         return rc;
-    p->store.ops->remove(p->store.ctx, "container", in->container->name, NULL);
     discard(in, NULL);
     return fm_error_set(err, FM_E_ROLLED_BACK, "container '%s' is dead on host '%s'",
                         in->container->name, p->host);
@@ -500,7 +530,7 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
         return rc;
     in->root_changed = in->container->layers.count > 0;
     if (in->stage == FM_STAGE_DISCARDED)
-        return discard(in, err);
+        return fm_incoming_discard_again(in, err);
     if (in->stage == FM_STAGE_RUNNING)
         rc = recover_running(in, err);
     else if (decided && commit)

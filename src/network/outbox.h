@@ -3,9 +3,8 @@
  *
  * A restore makes TCP send: the unsent part of the queues, a window probe when repair mode ends,
  * and the ARP requests for them. On the source, paced segments follow after the freeze which the
- * checkpoint counts as sent. All of it is true if that side is the one that goes on (or, on the
- * source, was true when the checkpoint was taken), and dropping it costs a retransmission time-out
- * or the 1 s of a lost ARP request. */
+ * checkpoint counts as sent. All of it is true if that side is the one that goes on, and dropping
+ * it costs a retransmission time-out or the 1 s of a lost ARP request. */
 #ifndef FM_NETWORK_OUTBOX_H
 #define FM_NETWORK_OUTBOX_H
 

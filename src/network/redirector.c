@@ -2,7 +2,11 @@
  * is a descriptor of ours, and the container's own port is blocked, so that its kernel neither
  * hears nor says anything. A thread moves the frames from the TAP to a bounded queue. On release
  * they are put into the container's veth (or the VXLAN device), past the bridge, in the order of
- * their arrival. What the container's kernel still says goes to an outbox (outbox.h).
+ * their arrival. What the container's kernel still says goes to an outbox (outbox.h). Its first
+ * frames, paced segments that the checkpoint counts as sent, go out shortly after; the rest only
+ * when the container stays: on the new host it would speak of a past that is over, with TCP
+ * timestamps ahead of the new ones (which peers then reject), and make switches learn the old place
+ * again.
  *
  * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read
  * them: every frame we hold is a plain one, valid as it stands. */
@@ -20,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -33,6 +38,8 @@
 #define DEFAULT_FRAMES 16384u
 #define FRAME_MAX 65600
 #define SEND_BUFFER (8 << 20)
+/* Later than paced segments in a local network, sooner than delayed acknowledgements (40 ms). */
+#define LAST_WORDS_MS 10
 
 enum hold_state {
     HOLD_IDLE,    /* prepared: the TAP gets broadcasts only, which are not ours yet */
@@ -57,6 +64,7 @@ struct fm_hold {
     int tap_fd;
     int packet_fd;
     int outbox;
+    int last_words_fd; /* timer: what the frozen kernel had to say is in the outbox */
     int stop_fd;
     bool has_thread;
     pthread_t thread;
@@ -197,18 +205,31 @@ static void discard_queue(struct fm_hold *hold)
     hold->last = &hold->first;
 }
 
+static void send_last_words(struct fm_hold *hold)
+{
+    uint64_t expirations;
+    pthread_mutex_lock(&hold->lock);
+    if (read(hold->last_words_fd, &expirations, sizeof(expirations)) > 0 &&
+        hold->state == HOLD_HOLDING)
+        fm_outbox_send(hold->outbox, hold->fabric->bridge_index, hold->port.mac);
+    pthread_mutex_unlock(&hold->lock);
+}
+
 static void *reader(void *arg)
 {
     struct fm_hold *hold = arg;
     struct pollfd fds[] = {
         {.fd = hold->tap_fd, .events = POLLIN},
         {.fd = hold->stop_fd, .events = POLLIN},
+        {.fd = hold->last_words_fd, .events = POLLIN},
     };
     for (;;) {
         if (poll(fds, FM_COUNT(fds), -1) < 0 && errno != EINTR)
             return NULL;
         if (fds[1].revents)
             return NULL;
+        if (fds[2].revents)
+            send_last_words(hold);
         if (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) /* somebody removed the TAP */
             fds[0].fd = -1;
         if (!(fds[0].revents & POLLIN))
@@ -272,7 +293,8 @@ static int open_packet_socket(struct fm_hold *hold, struct fm_error *err)
 static int start_reader(struct fm_hold *hold, struct fm_error *err)
 {
     hold->stop_fd = eventfd(0, EFD_CLOEXEC);
-    if (hold->stop_fd < 0)
+    hold->last_words_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (hold->stop_fd < 0 || hold->last_words_fd < 0)
         return fm_error_errno(err, errno, "cannot make an event descriptor");
     int rc = pthread_create(&hold->thread, NULL, reader, hold);
     if (rc != 0)
@@ -296,7 +318,7 @@ static void hold_free(struct fm_hold *hold)
 {
     stop_reader(hold);
     discard_queue(hold);
-    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox,
+    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox, hold->last_words_fd,
                  hold->stop_fd}; /* the TAP goes with its descriptor */
     for (size_t i = 0; i < FM_COUNT(fds); i++)
         if (fds[i] >= 0)
@@ -359,7 +381,7 @@ int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     hold->port = port;
     hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
     hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
-    hold->tap_fd = hold->packet_fd = hold->outbox = hold->stop_fd = -1;
+    hold->tap_fd = hold->packet_fd = hold->outbox = hold->last_words_fd = hold->stop_fd = -1;
     hold->last = &hold->first;
     pthread_mutex_init(&hold->lock, NULL);
     rc = open_packet_socket(hold, err);
@@ -400,6 +422,9 @@ int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
     int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
     if (rc == 0)
         rc = fm_outbox_collect(hold->outbox, hold->port.index, err);
+    struct itimerspec soon = {.it_value.tv_nsec = LAST_WORDS_MS * 1000000L};
+    if (rc == 0 && timerfd_settime(hold->last_words_fd, 0, &soon, NULL) < 0)
+        rc = fm_error_errno(err, errno, "cannot set a timer");
     return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
@@ -440,9 +465,7 @@ int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_er
     int rc = fm_nl_run(&fabric->fast, &batch, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot send the held packets on");
-    /* The new host counts this as sent. What the old kernel says later is not true any more. */
     fm_outbox_stop(hold->outbox);
-    fm_outbox_send(hold->outbox, fabric->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
     if (hold->state == HOLD_HOLDING) {

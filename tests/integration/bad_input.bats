@@ -83,7 +83,7 @@ script()
     refused 2 a run --name first --image "$(root_of busybox)" --volume nonsense -- true
     refused 2 a run --name first --image "$(root_of busybox)" --health ftp://x -- true
     refused 3 a run --name first --image /nonexistent -- true
-    refused 1 a run --name first --image /etc/hostname -- true
+    refused 2 a run --name first --image /etc/hostname -- true
     refused 1 a run --name first --image "$(root_of busybox)" -- /no/such/program
     refused 1 a run --name web --image "$(root_of busybox)" -- true
     refused 2 a host add 'x y' 10.97.0.12
@@ -119,13 +119,13 @@ script()
     $fm cert issue host-b --role operator --ca-dir "$FM_WORK/ca" --out "$FM_WORK/operator"
     run -0 on b python3 "$BATS_TEST_DIRNAME/wire_abuse.py" "$(address_of a)" 7441 "$FM_WORK/other" host-b no-hello
     [ "$output" = "no-hello: refused" ]
-    grep -q "WARN .*A connection was refused: the certificate of 'host-b' is not signed by our authority" "$FM_WORK/a.log"
+    grep -q "WARN .*A connection was refused: .*'host-b' is not signed by our authority" "$FM_WORK/a.log"
     run -0 on b python3 "$BATS_TEST_DIRNAME/wire_abuse.py" "$(address_of a)" 7441 "$FM_WORK/old" host-b no-hello
     [ "$output" = "no-hello: refused" ]
-    grep -q "WARN .*A connection was refused: the certificate of 'host-b' has expired" "$FM_WORK/a.log"
+    grep -q "WARN .*A connection was refused: .*'host-b' expired" "$FM_WORK/a.log"
     run -0 on b python3 "$BATS_TEST_DIRNAME/wire_abuse.py" "$(address_of a)" 7441 "$FM_WORK/operator" host-b no-hello
     [ "$output" = "no-hello: refused" ]
-    grep -q "WARN .*A connection was refused: the certificate of 'host-b' has role operator" "$FM_WORK/a.log"
+    grep -q "WARN .*A connection was refused: .*'host-b' has role operator" "$FM_WORK/a.log"
     # and the other way round: the destination is the one with such a certificate
     local kind
     for kind in other old; do
@@ -146,7 +146,7 @@ script()
 # --- space ---
 
 @test "no space on the destination: preflight says so" {
-    on b mount -o remount,size=64m /var/lib/fleximigrate
+    on b mount -o remount,size=2m /var/lib/fleximigrate
     refused 4 a migrate web --to host-b
     on b mount -o remount,size=50% /var/lib/fleximigrate
     [[ $stderr == *"does not move"*disk* ]]
@@ -262,7 +262,7 @@ END
     }
     check_config 'host: a\nlisten:\n  zork: 1\n' '3:3: listen.zork: unknown key'
     check_config 'host: a\nlimits:\n  max_concurrent: many\n' '3:19: limits.max_concurrent'
-    check_config 'host: a\nlimits: {max_concurrent: 0}\n' '2:26: limits.max_concurrent'
+    check_config 'host: a\nlimits:\n  max_concurrent: 0\n' '3:3: limits.max_concurrent: 0 is not within 1..64'
     check_config 'host: a\n  listen: [\n' '2:'
     check_config 'host: [a, b]\n' '1:7: host'
     check_config '\x01\x02' '1:'
@@ -330,21 +330,20 @@ END
     assert_runs_only_on b first
 }
 
-# removed_at STEP STATE: `runc delete -f` behind the daemon's back at this step.
+# removed_at STEP TEXT: removed behind the daemon's back at this step.
 removed_at()
 {
+    local command=${command:-runc delete --force first}
     run_ticker a first --ip 10.88.0.8
-    daemon_restart a "FLEXIMIGRATE_FAULT=step.$1=run:$(script delete <<'END'
-runc delete --force first
-END
+    daemon_restart a "FLEXIMIGRATE_FAULT=step.$1=run:$(script delete <<<"$command"
     )"
     snapshot b >"$FM_WORK/b.before"
-    run --separate-stderr cluster_cli a -q migrate first --to host-b
-    daemon_restart a
-    [ "$status" -eq "$3" ] || fail "exit code $status: $stderr"
-    assert_one_error_line
+    refused 5 a -q migrate first --to host-b
     [[ $stderr == *$2* ]] || fail "$stderr"
-    [ "$(status_on a first)$(status_on b first)" = "" ]
+    logged_of a "$(last_migration a)" | grep -q 'the container has ended meanwhile\. Final State: FAILED'
+    [[ $(status_on a first) =~ ^(stopped)?$ ]]
+    [ -z "$(status_on b first)" ]
+    daemon_restart a
     assert_nothing_new b "$FM_WORK/b.before"
     assert_clean b first
     run -0 cluster_cli a container remove first
@@ -352,15 +351,16 @@ END
 }
 
 @test "the container is removed in PREPARATION" {
-    removed_at hold "is gone" 5
+    removed_at hold "rolled back from EXECUTION: container 'first' was stopped or removed meanwhile"
 }
 
 @test "the container is removed in EXECUTION, before the freeze" {
-    removed_at freeze "is gone" 5
+    removed_at freeze "rolled back from EXECUTION: container 'first' was stopped or removed meanwhile"
 }
 
-@test "the container is removed in EXECUTION, frozen" {
-    removed_at dumped "is gone" 5
+@test "the container is killed in EXECUTION, frozen" {
+    command="runc kill first KILL" # `runc delete` waits for its death, which comes with the thaw
+    removed_at dumped "rolled back from EXECUTION: container 'first' was stopped or removed meanwhile"
 }
 
 # --- the queue ---

@@ -54,6 +54,7 @@ sink_says_ok()
     sink_says_ok check
     client_signal peer TERM
     client_result peer '.ok and .connection_resets == 0 and .wrong_frames == 0 and .lost_frames == 0 and .stalled == 0 and (.sink | startswith("ok "))'
+    assert_no_timeout "$(client_figure peer '[.echo, .outgoing, .udp | .max_gap_ms] | max')"
     show "longest silence of an echo $(client_figure peer .echo.max_gap_ms) ms; $(client_figure peer .sink)"
 }
 

@@ -1,14 +1,24 @@
 # shellcheck shell=bash
 # What the migration tests share, on top of lib.bash: hops between a and b, and clients on c.
 
-# hop FROM TO NAME: one migration. Afterwards the container runs there, and only there.
+# hop FROM TO NAME: one migration. Afterwards the container runs there, and only there. longest_freeze is of all hops
+# of a test, in whole milliseconds.
 hop()
 {
-    local from=$1 to=$2 name=$3
+    local from=$1 to=$2 name=$3 freeze
     cluster_cli "$from" -q migrate "$name" --to "host-$to" || fail "$name did not move from $from to $to"
     assert_runs_only_on "$to" "$name"
     assert_clean "$from" "$name"
-    show "$name $from -> $to: freeze $(stat_of "$from" freeze_ms) ms, total $(stat_of "$from" total_ms) ms"
+    freeze=$(stat_of "$from" freeze_ms)
+    show "$name $from -> $to: freeze $freeze ms, total $(stat_of "$from" total_ms) ms"
+    [ "${freeze%.*}" -le "${longest_freeze:-0}" ] || longest_freeze=${freeze%.*}
+}
+
+# assert_no_timeout MS: a client's silence is the freeze and little more. A lost packet would cost a retransmission
+# timeout on top, 200 ms at least.
+assert_no_timeout()
+{
+    [ "${1%.*}" -lt $((longest_freeze + 170)) ] || fail "silent for $1 ms, but frozen for $longest_freeze ms"
 }
 
 # stat_of HOST NAME: of the last migration that HOST was the source of.

@@ -103,6 +103,13 @@ static void unboot(struct host *h)
     world_leave_host(&on);
 }
 
+/* Their TAPs go with the daemon's descriptors. */
+static void forget_holds(struct host *h)
+{
+    for (int i = 0; i < WORLD_COPIES; i++)
+        h->ports[i].hold = NULL;
+}
+
 /* Ends their endless waits. */
 static void stop_migrations(const struct host *h)
 {
@@ -118,8 +125,7 @@ void world_crash(struct host *h)
     h->up = false;
     h->restartable = true;
     stop_migrations(h);
-    for (int i = 0; i < WORLD_COPIES; i++)
-        h->ports[i].hold = NULL; /* its TAP goes with its descriptor */
+    forget_holds(h);
     if (!world.linger)
         jobs_end(h, NULL);
 }
@@ -169,6 +175,7 @@ void world_restart(struct host *h)
 {
     h->restartable = false;
     unboot(h); /* while it is up: an orderly end */
+    forget_holds(h);
     boot(h);
     struct on_host on = world_enter_host(h);
     recover(h, false);

@@ -156,7 +156,7 @@ static void network_hold_end(void *ctx, void *hold, struct fm_hold_counters *cou
     (void)counters;
     if (world_enter(&p, "network.hold_end"))
         world_leave(&p, 0, NULL);
-    if (h->port->hold == h) /* not one of the next daemon */
+    if (h->port->hold == h) /* else it went with its daemon */
         h->port->hold = NULL;
     free(h);
 }

@@ -76,11 +76,11 @@ static int runtime_exec(void *ctx, const char *id, const char *const *argv, cons
     (void)fds;
     if (!world_enter(&p, "runtime.exec"))
         return world_fail(&p, err);
-    *exit_code = world.unhealthy ? 1 : 0;
-    if (world.dies)
+    *exit_code = world.unhealthy && ctx == HOST_B ? 1 : 0;
+    if (world.dies && ctx == HOST_B) {
         c->alive = false;
-    if (world.dies)
         world.stale_allowed = true;
+    }
     return world_leave(&p, 0, err);
 }
 

@@ -7,7 +7,8 @@
 struct sweep {
     enum injection injection;
     bool linger, unhealthy, dies; /* as in struct world */
-    /* The same again in the recovery: one more failure, this many calls after the first (0: none). */
+    const char *from; /* not before this call; NULL: from the first one */
+    /* One more failure: this many calls into the recovery (0: none). */
     unsigned int again_after;
     enum injection again;
 };

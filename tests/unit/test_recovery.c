@@ -1,0 +1,93 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "fakes/sweep.h"
+
+/* Each with what CRIU leaves behind still there at the restart, and with it gone. */
+static void sweep_both(struct sweep sweep)
+{
+    sweep.linger = false;
+    sweep_all(&sweep);
+    sweep.linger = true;
+    sweep_all(&sweep);
+}
+
+static void a_daemon_may_die_before_any_call(void **state)
+{
+    (void)state;
+    sweep_both((struct sweep){.injection = CRASH_BEFORE});
+}
+
+static void a_daemon_may_die_after_any_call(void **state)
+{
+    (void)state;
+    sweep_both((struct sweep){.injection = CRASH_AFTER});
+}
+
+static void the_other_daemon_may_die_at_any_call(void **state)
+{
+    (void)state;
+    sweep_both((struct sweep){.injection = CRASH_OTHER});
+}
+
+static void both_daemons_may_die_at_any_call(void **state)
+{
+    (void)state;
+    sweep_both((struct sweep){.injection = CRASH_BOTH});
+}
+
+static void daemons_may_die_on_the_way_back(void **state)
+{
+    (void)state;
+    for (enum injection i = CRASH_BEFORE; i <= CRASH_BOTH; i++)
+        sweep_all(&(struct sweep){.injection = i, .unhealthy = true, .from = "VERIFY"});
+}
+
+static void daemons_may_die_while_a_dead_container_is_restored(void **state)
+{
+    (void)state;
+    for (enum injection i = CRASH_BEFORE; i <= CRASH_BOTH; i++)
+        sweep_all(&(struct sweep){
+            .injection = i, .unhealthy = true, .dies = true, .from = "VERIFY"});
+}
+
+static void a_daemon_may_die_again_in_its_recovery(void **state)
+{
+    (void)state;
+    for (unsigned int after = 1; after <= 40; after += 3)
+        sweep_all(&(struct sweep){.injection = CRASH_BOTH,
+                                  .linger = after % 2,
+                                  .from = "prepare",
+                                  .again_after = after,
+                                  .again = CRASH_BEFORE});
+}
+
+static void a_call_may_fail_in_a_recovery(void **state)
+{
+    (void)state;
+    for (unsigned int after = 2; after <= 40; after += 3)
+        sweep_all(&(struct sweep){.injection = CRASH_BEFORE,
+                                  .from = "prepare",
+                                  .again_after = after,
+                                  .again = FAIL_BEFORE});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_daemon_may_die_before_any_call),
+        cmocka_unit_test(a_daemon_may_die_after_any_call),
+        cmocka_unit_test(the_other_daemon_may_die_at_any_call),
+        cmocka_unit_test(both_daemons_may_die_at_any_call),
+        cmocka_unit_test(daemons_may_die_on_the_way_back),
+        cmocka_unit_test(daemons_may_die_while_a_dead_container_is_restored),
+        cmocka_unit_test(a_daemon_may_die_again_in_its_recovery),
+        cmocka_unit_test(a_call_may_fail_in_a_recovery),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
