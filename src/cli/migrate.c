@@ -138,8 +138,6 @@ static json_t *make_request(const struct cli_args *args, struct fm_error *err)
         json_object_set_new(body, "source", json_string(from));
     if (priority)
         json_object_set_new(body, "priority", json_string(priority));
-    if (cli_flag(args, "dry-run"))
-        json_object_set_new(body, "dry_run", json_true());
     return FM_MOVE(body);
 }
 
@@ -158,16 +156,12 @@ static int detach(const struct cli *cli, const json_t *body, struct fm_error *er
     return 0;
 }
 
-static int conclude(struct cli *cli, const json_t *body, const json_t *doc, struct fm_error *err)
+static int conclude(struct cli *cli, const json_t *doc, struct fm_error *err)
 {
     int ret = cli_report_result(doc, err);
 
     if (cli->json)
         cli_print_json(doc);
-    else if (ret == 0 && json_is_true(json_object_get(body, "dry_run")))
-        cli_say(cli, "'%s' could move to '%s'",
-                json_string_value(json_object_get(body, "container")),
-                json_string_value(json_object_get(body, "destination")));
     else if (ret == 0 && !cli->quiet)
         cli_report_short(doc);
     return ret;
@@ -193,7 +187,7 @@ static int follow(struct cli *cli, struct cli_watcher *watcher, const json_t *bo
         return fm_error_set(err, FM_E_CANCELLED,
                             "the roll-back goes on; 'fleximigrate migration watch %s' shows it",
                             id);
-    return conclude(cli, body, doc, err);
+    return conclude(cli, doc, err);
 }
 
 int cli_migrate(struct cli *cli, const struct cli_args *args, struct fm_error *err)
@@ -204,6 +198,8 @@ int cli_migrate(struct cli *cli, const struct cli_args *args, struct fm_error *e
 
     if (!body)
         return -(int)err->code;
+    if (cli_flag(args, "dry-run")) /* what would be asked first is the check */
+        return cli_check(cli, args, err);
     if (cli_flag(args, "detach"))
         return detach(cli, body, err);
     watcher = cli_watch_open(cli, err);

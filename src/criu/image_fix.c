@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -35,11 +37,36 @@ static uint32_t number_at(const struct image *image, size_t at)
     return le32toh(value);
 }
 
+static bool has_time_left(const FmImage__Timerfd *timer)
+{
+    return timer->vsec > 0 || timer->vnsec > 0;
+}
+
 /* Disarmed timers may keep an interval too, but no ticks: setting a timer clears them. */
 static bool has_stopped(const FmImage__Timerfd *timer)
 {
-    return timer && timer->ticks > 0 && timer->vsec == 0 && timer->vnsec == 0 &&
-           (timer->isec > 0 || timer->insec > 0);
+    return !has_time_left(timer) && timer->ticks > 0 && (timer->isec > 0 || timer->insec > 0);
+}
+
+/* The time left is relative in any case; whole seconds of now are added to it for this flag. Only a
+ * clock that is set tells an absolute timer from a relative one once it runs. */
+static bool is_absolute_for_nothing(const FmImage__Timerfd *timer)
+{
+    bool clock_is_set = timer->clockid == CLOCK_REALTIME || timer->clockid == CLOCK_REALTIME_ALARM;
+    return timer->settime_flags & TFD_TIMER_ABSTIME && !(clock_is_set && has_time_left(timer));
+}
+
+static bool correct(FmImage__Timerfd *timer)
+{
+    bool stopped = has_stopped(timer);
+    if (stopped) {
+        timer->vsec = timer->isec;
+        timer->vnsec = timer->insec;
+    }
+    bool absolute = is_absolute_for_nothing(timer);
+    if (absolute)
+        timer->settime_flags &= ~(uint32_t)TFD_TIMER_ABSTIME;
+    return stopped || absolute;
 }
 
 static void append(struct image *image, const void *data, size_t size)
@@ -65,9 +92,7 @@ static int fix_entry(struct image *image, size_t at, size_t size, struct fm_erro
     /* A corrected entry takes at most the bytes of its two numbers more. */
     const size_t room = size + sizeof(uint32_t) + 32;
     image->fixed = fm_xrealloc(image->fixed, image->fixed_size + room);
-    if (has_stopped(file->timerfd)) {
-        file->timerfd->vsec = file->timerfd->isec;
-        file->timerfd->vnsec = file->timerfd->insec;
+    if (file->timerfd && correct(file->timerfd)) {
         image->changed = true;
         append_file(image, file);
     } else {

@@ -5,10 +5,15 @@
 
 #include "base/error.h"
 
-/* A periodic timerfd that has expired and was not read yet has no time left in the images, which
- * CRIU (4.1 to 4.2) takes for disarmed: it would never tick again. Gives it one interval until the
- * next tick; the ticks that wait to be read stay. Replaces <dir>/files.img, and only when there is
- * such a timer. Images that cannot be parsed are FM_E_PROTOCOL. Images without files.img are fine.
+/* Timers (timerfd) as CRIU 4.1 to 4.2 would restore them wrongly:
+ * - A periodic one that has expired and was not read yet has no time left in the images, which is
+ *   taken for disarmed: it would never tick again. It gets one interval until the next tick; the
+ *   ticks that wait to be read stay.
+ * - One that was set to an absolute time is set to now, without its fraction of a second, plus what
+ *   is left: up to a second too early, and at once when it was disarmed. It becomes relative,
+ *   unless it follows a clock that can be set.
+ * Replaces <dir>/files.img, and only when there is such a timer. Images that cannot be parsed are
+ * FM_E_PROTOCOL. Images without files.img are fine.
  *
  * Format: two 32-bit magic numbers, then entries of a 32-bit size (all little-endian) and a
  * protobuf message of that size. */

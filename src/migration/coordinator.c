@@ -15,6 +15,7 @@
 
 #define CONNECT_TIMEOUT_MS 5000
 #define CHECK_TIMEOUT_MS 20000
+#define REGISTRY_PAUSE_MS 1000
 
 /* --- PENDING: the request is valid, both hosts are known and reachable --- */
 
@@ -26,11 +27,11 @@ static int find_destination(struct fm_components *p, const char *name, struct fm
                             "source and destination are both '%s': choose another destination",
                             name);
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", name, err);
-    if (!doc)
+    if (!doc && err->code == FM_E_NOT_FOUND)
         return fm_error_set(err, FM_E_NOT_FOUND,
                             "host '%s' is not known here: add it with `fleximigrate host add`",
                             name);
-    return fm_host_from_json(doc, host, err);
+    return doc ? fm_host_from_json(doc, host, err) : fm_error_result(err);
 }
 
 static int find_source(struct fm_migration *m, struct fm_error *err)
@@ -336,14 +337,41 @@ int fm_coordinator_run(struct fm_migration *m, struct fm_error *err)
 
 /* --- recovery --- */
 
-/* What PENDING had found out, from the registry. The runtime may have lost the container already.
- */
+/* What PENDING had found out, from the registry; no container: it is gone from here, its entry being
+ * the last thing that goes. */
 static int relocate(struct fm_migration *m, struct fm_error *err)
 {
-    int rc = find_destination(m->parts, m->options.destination, &m->destination, err);
-    return rc < 0 ? rc
-                  : fm_lifecycle_record(m->parts, m->options.container, &m->container, &m->endpoint,
-                                        &m->has_endpoint, err);
+    struct fm_error e = {0};
+    int rc = m->container ? 0
+                          : fm_lifecycle_record(m->parts, m->options.container, &m->container,
+                                                &m->endpoint, &m->has_endpoint, &e);
+    if (rc == 0 || e.code == FM_E_NOT_FOUND) {
+        e = (struct fm_error){0};
+        rc = find_destination(m->parts, m->options.destination, &m->destination, &e);
+    }
+    if (rc == 0 || e.code == FM_E_NOT_FOUND)
+        return 0;
+    *err = e;
+    return rc;
+}
+
+/* A registry that cannot be read tells nothing: asked until it can be. */
+static int read_registry(struct fm_migration *m, struct fm_error *err)
+{
+    const struct fm_store *store = &m->parts->store;
+    for (;;) {
+        bool decided = false, commit = false;
+        *err = (struct fm_error){0};
+        int rc = store->ops->decision(store->ctx, m->id, &decided, &commit, err);
+        if (rc == 0)
+            rc = relocate(m, err);
+        m->committed = decided && commit;
+        if (rc == 0)
+            return 0;
+        fm_warn(FM_MIGRATION_MANAGER, "Recovery of %s waits: %s.", m->id, err->text);
+        if (!fm_handover_pause(m, REGISTRY_PAUSE_MS))
+            return rc;
+    }
 }
 
 /* The decision says COMMIT: whatever state the daemon died in, the way leads forward, or back over
@@ -385,25 +413,21 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
 int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
-    bool decided = false, commit = false;
     enter_context(m);
-    if (p->store.ops->decision(p->store.ctx, m->id, &decided, &commit, err) < 0)
-        return fm_error_result(err);
+    int rc = read_registry(m, err);
+    if (rc < 0)
+        return rc;
     fm_slots_force(p->slots);
     m->in_slot = true;
-    m->committed = decided && commit;
-    struct fm_error unknown = {0};
-    if (relocate(m, &unknown) < 0)
-        fm_warn(FM_MIGRATION_MANAGER, "Recovery of %s: %s.", m->id, unknown.text);
     if (m->fsm.final)
         return tidy_up(m, err);
     if (m->fsm.state == FM_STATE_NONE)
         fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER, "Found after a restart.");
     fm_info(FM_MIGRATION_MANAGER, "Recovering migration %s from %s, %s.", m->id,
             fm_state_text(m->fsm.state), m->committed ? "committed" : "not committed");
-    int rc = m->committed ? recover_committed(m, err)
-                          : fm_error_set(err, FM_E_CANCELLED, "the daemon was restarted in %s",
-                                         fm_state_text(m->fsm.state));
+    rc = m->committed ? recover_committed(m, err)
+                      : fm_error_set(err, FM_E_CANCELLED, "the daemon was restarted in %s",
+                                     fm_state_text(m->fsm.state));
     return finish(m, rc, err);
 }
 

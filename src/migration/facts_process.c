@@ -325,12 +325,10 @@ static bool is_gone(pid_t pid)
     return !state || state[0] == 'Z' || state[0] == 'X';
 }
 
-static void survey_process(struct fm_survey *survey, pid_t pid)
+static void check_process(struct fm_survey *survey, pid_t pid)
 {
     fm_autofree char *who = fm_proc_who(pid);
 
-    if (is_gone(pid))
-        return;
     if (!is_below_root(survey, pid)) {
         fm_survey_obstacle(survey, "exec", FM_MAY_STOP, "wait until it has ended, or end it",
                            "%s was started into the container from outside and does not move "
@@ -343,6 +341,20 @@ static void survey_process(struct fm_survey *survey, pid_t pid)
     check_directory(survey, pid, who);
     check_mappings(survey, pid, who);
     fm_survey_descriptors(survey, pid, who);
+}
+
+/* What is found out about a process that ends meanwhile is not true: its namespaces go first. */
+static void survey_process(struct fm_survey *survey, pid_t pid)
+{
+    size_t found = json_array_size(survey->obstacles);
+
+    if (is_gone(pid))
+        return;
+    check_process(survey, pid);
+    if (!is_gone(pid))
+        return;
+    while (json_array_size(survey->obstacles) > found)
+        json_array_remove(survey->obstacles, found);
 }
 
 void fm_survey_processes(struct fm_survey *survey)

@@ -153,11 +153,12 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         for (size_t i = 0; i < in->container->volume_count; i++)
             if (!in->container->volumes[i].shared)
                 fm_remove_tree(in->container->volumes[i].source, NULL);
-    if (fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL) &&
-        p->store.ops->remove(p->store.ctx, "container", in->container->name, &e[n]) < 0 &&
-        e[n].code == FM_E_NOT_FOUND)
-        e[n] = (struct fm_error){0};
-    n++;
+    if (fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL)) {
+        int rc = p->store.ops->remove(p->store.ctx, "container", in->container->name, &e[n]);
+        note(e[n].code == FM_E_NOT_FOUND ? 0 : rc, e, &n);
+        if (rc == 0)
+            fm_journal_undone(p->journal, in->id, FM_STEP_REGISTER, NULL);
+    }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_LAYER, NULL))
         note(fm_lifecycle_prune_layers(p, &e[n]), e, &n);
     note(fm_remove_tree(in->dir, &e[n]), e, &n);
@@ -177,7 +178,7 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     json_auto_t *later = p->store.ops->get(p->store.ctx, "container", in->container->name, NULL);
-    if (!later)
+    if (!later || fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL))
         return discard(in, err);
     in->unclean = false;
     int rc = fm_remove_tree(in->dir, err);
@@ -525,18 +526,17 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
         return fm_error_result(err);
     struct fm_components *p = in->parts;
     bool decided = false, commit = false;
-    int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);
-    if (rc < 0)
-        return rc;
     in->root_changed = in->container->layers.count > 0;
     if (in->stage == FM_STAGE_DISCARDED)
         return fm_incoming_discard_again(in, err);
+    if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
+        return fm_incoming_abort(in, "the daemon was restarted", err);
+    /* A registry that cannot be read: the source knows, too. */
+    int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);
     if (in->stage == FM_STAGE_RUNNING)
         rc = recover_running(in, err);
-    else if (decided && commit)
+    else if (rc == 0 && decided && commit)
         rc = recover_committed(in, err);
-    else if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
-        return fm_incoming_abort(in, "the daemon was restarted", err);
     else
         in->stage = FM_STAGE_READY;
     if (has_questions(in))

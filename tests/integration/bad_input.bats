@@ -87,7 +87,6 @@ script()
     refused 1 a run --name first --image "$(root_of busybox)" -- /no/such/program
     refused 1 a run --name web --image "$(root_of busybox)" -- true
     refused 2 a host add 'x y' 10.97.0.12
-    refused 2 a host add host-x 'not an address'
     assert_clean a first
 }
 
@@ -278,7 +277,7 @@ rm -f said
 say container stop web
 say container remove --force web
 say migrate web --to host-b
-say run --name web --image "root-busybox" -- true
+say run --name web --image ./root-busybox -- true
 id=$(fleximigrate --json migration list | jq -r '.[0].id')
 say -q migration cancel "$id"
 END

@@ -252,11 +252,12 @@ snapshot()
         # shellcheck disable=SC2016  # the host's shell expands it
         on "$host" sh -c '
             cut -d" " -f2,3 /proc/self/mounts | grep fleximigrate | sed "s/^/mount /"
-            ls -A /run/fleximigrate/netns /run/netns 2>/dev/null | sed "s/^/netns /"
+            find /run/fleximigrate/netns /run/netns -mindepth 1 -printf "netns %f\\n" 2>/dev/null
             ls /sys/class/net | sed "s/^/device /"
             bridge fdb | grep -Ev "^(33:33|01:00:5e)| self permanent" | sed "s/^/fdb /"
             find /run/fleximigrate /run/runc /var/lib/fleximigrate -xdev -type d ! -path "*/images/layers/*/*" \
-                ! -path "*/containers/*/*/*" 2>/dev/null | sed "s/^/directory /"
+                ! -path "*/containers/*/*/*" ! -path /run/fleximigrate/netns \
+                ! -path /var/lib/fleximigrate/containers 2>/dev/null | sed "s/^/directory /"
             find /var/lib/fleximigrate/migrations /var/lib/fleximigrate/images/layers -maxdepth 1 -mindepth 1 2>/dev/null |
                 sed "s/^/entry /"
             ls -A /run /run/lock | sed "s/^/file /"'
@@ -368,4 +369,35 @@ refused()
     shift
     run "-$code" --separate-stderr cluster_cli "$@"
     assert_one_error_line
+}
+
+# --- containers that the daemon did not start ---
+
+# run_plain HOST NAME EDIT COMMAND…: `runc run --detach` behind the daemon's back, with busybox. EDIT is a jq filter
+# that changes config.json. Its stdin, stdout and stderr are this call's.
+run_plain()
+{
+    local host=$1 name=$2 edit=$3 dir=/var/lib/plain/$2
+    shift 3
+    on "$host" mkdir -p "$dir"
+    on "$host" cp -a "$(root_of busybox)" "$dir/rootfs"
+    on "$host" sh -c "cd $dir && rm -f config.json && runc spec"
+    on "$host" cat "$dir/config.json" |
+        jq --arg cgroup "/fm-$cluster_prefix/$host/$name" --args '
+            .process.terminal = false | .process.args = $ARGS.positional | .root.readonly = false
+            | .process.rlimits = [] | .linux.cgroupsPath = $cgroup | '"$edit" "$@" |
+        on "$host" tee "$dir/config.json.new" >/dev/null
+    on "$host" mv "$dir/config.json.new" "$dir/config.json"
+    on "$host" runc run --detach --bundle "$dir" "$name" 3>&- 4>&-
+}
+
+remove_plain()
+{
+    local name host
+    for name in "$@"; do
+        for host in a b; do
+            on "$host" runc delete --force "$name" 2>/dev/null || true
+            on "$host" rm -rf "/var/lib/plain/$name"
+        done
+    done
 }

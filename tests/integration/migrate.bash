@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154  # variables of lib.bash
 # What the migration tests share, on top of lib.bash: hops between a and b, and clients on c.
 
 # hop FROM TO NAME: one migration. Afterwards the container runs there, and only there. longest_freeze is of all hops

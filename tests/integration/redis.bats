@@ -57,7 +57,7 @@ redis_hop()
 
 ask_client()
 {
-    "$load_client" --ask "$FM_WORK/client.sock" "$1"
+    "$FM_BUILD/tests/workloads/loadclient" --ask "$FM_WORK/client.sock" "$1"
 }
 
 # A value of every type, some of them with a time to live.

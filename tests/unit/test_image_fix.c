@@ -45,15 +45,29 @@ static void put_entry(struct image *image, const uint8_t *message, size_t size)
 /* A pipe, of whose message this program knows no field. */
 static const uint8_t pipe_entry[] = {0x08, 1, 0x10, 5, 0x8a, 0x01, 4, 0x08, 5, 0x10, 7};
 
-/* A timerfd of an interval of 5 s: type 17, id, and the timer with id, flags, owner, clock, ticks,
- * settime flags, value and interval. */
-static void put_timer(struct image *image, uint8_t ticks, uint8_t value_sec, uint8_t value_nsec,
-                      uint8_t interval_sec)
+struct timer {
+    uint8_t clock, ticks, absolute, value_sec, value_nsec, interval_sec;
+};
+
+/* A timerfd: type 17, id, and the timer with id, flags, owner, clock, ticks, settime flags, value
+ * and interval. */
+static void put_timer(struct image *image, struct timer t)
 {
-    const uint8_t entry[] = {
-        0x08, 17,        0x10, 9,          0x62, 24,           0x08, 9,    0x10,  2,    0x1a,
-        4,    0x08,      0,    0x10,       0,    0x20,         1,    0x28, ticks, 0x30, 0,
-        0x38, value_sec, 0x40, value_nsec, 0x48, interval_sec, 0x50, 0};
+    const uint8_t entry[] = {0x08, 17,
+                             0x10, 9,
+                             0x62, 24,
+                             0x08, 9,
+                             0x10, 2,
+                             0x1a, 4,
+                             0x08, 0,
+                             0x10, 0,
+                             0x20, t.clock,
+                             0x28, t.ticks,
+                             0x30, t.absolute,
+                             0x38, t.value_sec,
+                             0x40, t.value_nsec,
+                             0x48, t.interval_sec,
+                             0x50, 0};
     put_entry(image, entry, sizeof(entry));
 }
 
@@ -91,13 +105,18 @@ static void assert_untouched(const struct image *image)
 static void test_what_runs_or_is_disarmed_stays(void **state)
 {
     (void)state;
+    static const struct timer timers[] = {
+        {.clock = 1},                                    /* disarmed */
+        {.clock = 1, .interval_sec = 5},                 /* disarmed, with an interval */
+        {.clock = 1, .ticks = 1},                        /* one-shot that has fired */
+        {.clock = 1, .value_sec = 3, .interval_sec = 5}, /* running */
+        {.clock = 1, .ticks = 1, .value_nsec = 77, .interval_sec = 5},  /* with a tick not read */
+        {.clock = 0, .absolute = 1, .value_sec = 3, .interval_sec = 5}, /* follows a clock */
+    };
     struct image image = image_of_files();
     put_entry(&image, pipe_entry, sizeof(pipe_entry));
-    put_timer(&image, 0, 0, 0, 0);  /* disarmed */
-    put_timer(&image, 0, 0, 0, 5);  /* disarmed, with an interval */
-    put_timer(&image, 1, 0, 0, 0);  /* one-shot that has fired */
-    put_timer(&image, 0, 3, 0, 5);  /* running */
-    put_timer(&image, 1, 0, 77, 5); /* running, almost due, with a tick that was not read */
+    for (size_t i = 0; i < FM_COUNT(timers); i++)
+        put_timer(&image, timers[i]);
     assert_untouched(&image);
 }
 
@@ -116,15 +135,15 @@ static int by_bytes(const void *a, const void *b)
     return memcmp(a, b, 2);
 }
 
-static void test_expired_periodic_timer_ticks_again(void **state)
+/* The timer between two other files becomes the wanted one, and nothing else changes. */
+static void assert_corrected(struct timer from, struct timer to)
 {
-    (void)state;
-    struct image image = image_of_files();
+    struct image image = image_of_files(), wanted = image_of_files();
     struct fm_error err = {0};
     put_entry(&image, pipe_entry, sizeof(pipe_entry));
-    size_t at_timer = image.size;
-    put_timer(&image, 1, 0, 0, 5);
-    size_t after = image.size;
+    const size_t start = image.size;
+    put_timer(&image, from);
+    const size_t end = image.size;
     put_entry(&image, pipe_entry, sizeof(pipe_entry));
     save(&image);
     assert_int_equal(fm_image_fix_timers(scratch, &err), 0);
@@ -133,26 +152,38 @@ static void test_expired_periodic_timer_ticks_again(void **state)
     size_t size = 0;
     assert_int_equal(fm_file_read(at("files.img"), 1 << 20, &data, &size, NULL), 0);
     assert_int_equal(size, image.size);
-    assert_memory_equal(data, image.data, at_timer);
-    assert_memory_equal(data + after, image.data + after, size - after);
-
-    /* value = interval, every other field as it was */
-    struct image expected = image_of_files();
-    size_t start = expected.size;
-    put_timer(&expected, 1, 5, 0, 5);
+    assert_memory_equal(data, image.data, start);
+    assert_memory_equal(data + end, image.data + end, size - end);
+    put_entry(&wanted, pipe_entry, sizeof(pipe_entry));
+    put_timer(&wanted, to);
     const size_t head = sizeof(uint32_t), field = 2;
-    const size_t length = expected.size - start - head;
-    char *fixed = data + at_timer + head;
-    char *wanted = (char *)expected.data + start + head;
-    qsort(fixed, length / field, field, by_bytes);
-    qsort(wanted, length / field, field, by_bytes);
-    assert_memory_equal(fixed, wanted, length);
+    qsort(data + start + head, (end - start - head) / field, field, by_bytes);
+    qsort(wanted.data + start + head, (end - start - head) / field, field, by_bytes);
+    assert_memory_equal(data + start, wanted.data + start, end - start);
 
-    /* nothing is left to do */
     ino_t before = inode();
     assert_int_equal(fm_image_fix_timers(scratch, &err), 0);
-    assert_int_equal(inode(), before);
+    assert_int_equal(inode(), before); /* nothing was left to do */
     assert_false(fm_file_exists(at("files.img.new")));
+}
+
+static void test_expired_periodic_timer_ticks_again(void **state)
+{
+    (void)state;
+    assert_corrected((struct timer){.clock = 1, .ticks = 1, .interval_sec = 5},
+                     (struct timer){.clock = 1, .ticks = 1, .value_sec = 5, .interval_sec = 5});
+    assert_corrected((struct timer){.ticks = 9, .absolute = 1, .interval_sec = 5},
+                     (struct timer){.ticks = 9, .absolute = 1, .value_sec = 5, .interval_sec = 5});
+}
+
+static void test_absolute_timer_becomes_relative(void **state)
+{
+    (void)state;
+    assert_corrected((struct timer){.clock = 1, .absolute = 1, .value_nsec = 9},
+                     (struct timer){.clock = 1, .value_nsec = 9});
+    assert_corrected((struct timer){.clock = 7, .absolute = 1, .ticks = 1, .interval_sec = 5},
+                     (struct timer){.clock = 7, .ticks = 1, .value_sec = 5, .interval_sec = 5});
+    assert_corrected((struct timer){.absolute = 1}, (struct timer){0}); /* disarmed */
 }
 
 static void assert_refused(const struct image *image)
@@ -173,7 +204,7 @@ static void test_garbage_is_refused(void **state)
     assert_refused(&image);
 
     image = image_of_files();
-    put_timer(&image, 1, 0, 0, 5);
+    put_timer(&image, (struct timer){.clock = 1, .ticks = 1, .interval_sec = 5});
     for (size_t cut = 1; cut < image.size - 8; cut++) {
         struct image part = image;
         part.size -= cut;
@@ -193,6 +224,7 @@ int main(void)
         cmocka_unit_test(test_what_runs_or_is_disarmed_stays),
         cmocka_unit_test(test_no_files),
         cmocka_unit_test(test_expired_periodic_timer_ticks_again),
+        cmocka_unit_test(test_absolute_timer_becomes_relative),
         cmocka_unit_test(test_garbage_is_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -49,7 +49,7 @@ static struct fm_link *link_open(void *ctx, const struct fm_host *host, uint64_t
     (void)rate;
     (void)timeout_ms;
     if (!world_enter(&p, "link.open") || world_leave(&p, 0, err) < 0) {
-        world_fail(&p, err);
+        fm_error_set(err, FM_E_UNREACHABLE, "host '%s' is offline: injected", host->name);
         return NULL;
     }
     struct host *to = fm_streq(host->name, HOST_A->name)   ? HOST_A
