@@ -383,9 +383,10 @@ run_plain()
     on "$host" cp -a "$(root_of busybox)" "$dir/rootfs"
     on "$host" sh -c "cd $dir && rm -f config.json && runc spec"
     on "$host" cat "$dir/config.json" |
-        jq --arg cgroup "/fm-$cluster_prefix/$host/$name" --args '
-            .process.terminal = false | .process.args = $ARGS.positional | .root.readonly = false
-            | .process.rlimits = [] | .linux.cgroupsPath = $cgroup | '"$edit" "$@" |
+        jq --arg cgroup "/fm-$cluster_prefix/$host/$name" \
+            --argjson command "$(printf '%s\0' "$@" | jq -Rs 'rtrimstr("\u0000") | split("\u0000")')" '
+            .process.terminal = false | .process.args = $command | .root.readonly = false
+            | .process.rlimits = [] | .linux.cgroupsPath = $cgroup | '"$edit" |
         on "$host" tee "$dir/config.json.new" >/dev/null
     on "$host" mv "$dir/config.json.new" "$dir/config.json"
     on "$host" runc run --detach --bundle "$dir" "$name" 3>&- 4>&-

@@ -122,7 +122,7 @@ assert_finds()
     until_true ended_on a web
     run_plain a plain . uring </dev/null >/dev/null 2>&1
     until_true uses_io_uring a plain
-    assert_finds plain io_uring io_uring ""
+    assert_finds plain io-uring io_uring "switch io_uring off"
 }
 
 ended_on()

@@ -62,6 +62,7 @@ static void a_daemon_may_die_again_in_its_recovery(void **state)
         sweep_all(&(struct sweep){.injection = CRASH_BOTH,
                                   .linger = after % 2,
                                   .from = "prepare",
+                                  .stride = 2,
                                   .again_after = after,
                                   .again = CRASH_BEFORE});
 }
@@ -72,6 +73,7 @@ static void a_call_may_fail_in_a_recovery(void **state)
     for (unsigned int after = 2; after <= 40; after += 3)
         sweep_all(&(struct sweep){.injection = CRASH_BEFORE,
                                   .from = "prepare",
+                                  .stride = 2,
                                   .again_after = after,
                                   .again = FAIL_BEFORE});
 }
