@@ -209,6 +209,20 @@ static int check_mounts(const struct fm_container *c, pid_t init_pid, struct fm_
     return ret;
 }
 
+/* The bundle is known only here: the record names the root directory in full. */
+static int complete_root(struct fm_container *c, const char *bundle, struct fm_error *err)
+{
+    json_t *root = json_object_get(c->config, "root");
+    const char *path = json_string_value(json_object_get(root, "path"));
+
+    if (!path)
+        return fm_error_set(err, FM_E_INVALID, "'%s': its config.json names no root directory",
+                            c->name);
+    fm_autofree char *full = path[0] == '/' ? fm_xstrdup(path) : fm_strf("%s/%s", bundle, path);
+    json_object_set_new(root, "path", json_string(full));
+    return 0;
+}
+
 static int fill(struct fm_container *c, const char *bundle, pid_t init_pid, struct fm_error *err)
 {
     const json_t *process = json_object_get(c->config, "process");
@@ -222,6 +236,8 @@ static int fill(struct fm_container *c, const char *bundle, pid_t init_pid, stru
         ret = read_volumes(c, bundle, err);
     if (ret == 0 && init_pid > 0)
         ret = check_mounts(c, init_pid, err);
+    if (ret == 0)
+        ret = complete_root(c, bundle, err);
     if (ret < 0)
         return ret;
     copy_list(json_object_get(process, "args"), &c->command);

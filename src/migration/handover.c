@@ -78,7 +78,7 @@ static char *writable_dir(struct fm_migration *m)
     fm_bundle_paths(&m->parts->bundles, m->container->name, &bundle);
     const json_t *root = json_object_get(m->container->config, "root");
     const char *path = json_string_value(json_object_get(root, "path"));
-    return fm_xstrdup(m->container->found && path && *path == '/' ? path : bundle.upper);
+    return fm_xstrdup(!m->container->layers.count && path && *path == '/' ? path : bundle.upper);
 }
 
 /* Files that are mapped shared and writable may change without a trace in their times: they travel
@@ -294,7 +294,8 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
     if (rc == 0)
         rc = fm_migration_check_cancelled(m, err);
     if (rc == 0)
-        rc = fm_migration_step(m, FM_STEP_FREEZE, NULL, err);
+        rc = fm_migration_step(m, FM_STEP_FREEZE,
+                               json_pack("{s:I}", "at_us", (json_int_t)fm_realtime_us()), err);
     if (rc == 0)
         rc = p->state.ops->dump_go(p->state.ctx, m->dump, m->options.execution_timeout_ms,
                                    on_frozen, m, err);
@@ -380,8 +381,10 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
     for (;;) {
         *err = (struct fm_error){0};
         if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 &&
-            call_void(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err) == 0)
+            call_void(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err) == 0) {
+            m->needs_attention = false;
             return 0;
+        }
         if (err->code == FM_E_ROLLED_BACK)
             return fm_error_recode(err, FM_E_FAILED);
         fm_handover_disconnect(m);

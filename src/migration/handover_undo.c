@@ -142,6 +142,16 @@ static int switch_here(void *arg, struct fm_error *err)
     return m->has_endpoint ? p->network.ops->activate(p->network.ctx, &m->endpoint, err) : 0;
 }
 
+/* At least 1; by the journal, which knows it after a restart, too. */
+static uint64_t age_of_checkpoint(struct fm_migration *m)
+{
+    json_auto_t *detail = NULL;
+    fm_journal_has(m->parts->journal, m->id, FM_STEP_FREEZE, &detail);
+    uint64_t since = (uint64_t)json_integer_value(json_object_get(detail, "at_us"));
+    uint64_t now = fm_realtime_us();
+    return now > since + 1000 ? (now - since) / 1000 : 1;
+}
+
 /* An earlier attempt may have let it go already. */
 static int find_restored(struct fm_migration *m, bool *alive, struct fm_error *err)
 {
@@ -159,6 +169,18 @@ static int find_restored(struct fm_migration *m, bool *alive, struct fm_error *e
     return rc;
 }
 
+/* A found container's bundle is its owner's, and the runtime has forgotten where: what it says is in
+ * the record. */
+static int provide_bundle(struct fm_migration *m, const struct fm_bundle *bundle,
+                          struct fm_error *err)
+{
+    fm_autofree char *path = fm_strf("%s/config.json", bundle->bundle);
+    if (!m->container->found || fm_file_exists(path))
+        return 0;
+    int rc = fm_mkdir_p(bundle->bundle, 0711, err);
+    return rc < 0 ? rc : fm_json_save(path, m->container->config, err);
+}
+
 /* The destination's copy is dead and gone: the checkpoint that it came from is the newest state
  * there is. */
 static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
@@ -173,7 +195,9 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
                                    .exit_path = bundle.exit};
     struct fm_restore *restore = NULL;
     bool alive = false;
-    int rc = fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, err);
+    int rc = provide_bundle(m, &bundle, err);
+    if (rc == 0)
+        rc = fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, err);
     if (rc == 0)
         rc = find_restored(m, &alive, err);
     if (alive)
@@ -191,7 +215,7 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
         rc = p->state.ops->restore_resume(p->state.ctx, restore, switch_here, m, err);
     p->state.ops->restore_end(p->state.ctx, restore);
     if (rc == 0)
-        *age_ms = (fm_now_us() - m->frozen_us) / 1000;
+        *age_ms = age_of_checkpoint(m);
     return rc;
 }
 

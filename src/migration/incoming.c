@@ -223,6 +223,15 @@ int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_err
     return fm_journal_update(in->parts->journal, in->id, doc, finished, err);
 }
 
+/* Here it is ours, whoever had started it: a root without layers lies in our bundle. */
+static void take_over(struct fm_container *c, const struct fm_bundle *bundle)
+{
+    json_t *root = json_object_get(c->config, "root");
+    c->found = false;
+    if (!c->layers.count && json_is_object(root))
+        json_object_set_new(root, "path", json_string(bundle->rootfs));
+}
+
 static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
                                         const json_t *container, const json_t *source,
                                         const char *return_of, struct fm_error *err)
@@ -240,6 +249,7 @@ static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
     if (rc == 0) {
         fm_bundle_paths(&p->bundles, in->container->name, &in->bundle);
         in->has_endpoint = in->container->ip != NULL;
+        take_over(in->container, &in->bundle);
     }
     if (rc == 0 && in->has_endpoint)
         rc = p->network.ops->endpoint(p->network.ctx, in->container->name, in->container->ip,

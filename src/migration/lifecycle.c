@@ -77,7 +77,7 @@ static struct fm_container *discover(struct fm_components *p, const char *name,
     if (has && !c->ip) {
         c->ip = fm_xstrdup(endpoint.ip);
         c->mac = fm_xstrdup(endpoint.mac);
-        c->gateway = fm_xstrdup(endpoint.gateway);
+        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
     }
     return save(p, c, err) < 0 ? NULL : FM_MOVE(c);
 }

@@ -212,6 +212,21 @@ logged()
     assert_clean b plain
 }
 
+@test "found: dead on the destination, it is restored from the checkpoint on its own root" {
+    # shellcheck disable=SC2016  # the container's shell expands it
+    run_plain a plain . sh -c 'echo kept >/root/file; while :; do sleep 1; done' </dev/null >/dev/null 2>&1
+    until_true on a runc exec plain test -s /root/file
+    printf '#!/bin/sh\nexec runc kill plain KILL\n' >"$FM_WORK/kill"
+    chmod 755 "$FM_WORK/kill"
+    daemon_restart b "FLEXIMIGRATE_FAULT=step.register=run:$FM_WORK/kill"
+    refused 5 a -q migrate plain --to host-b
+    daemon_restart b
+    [[ $stderr == *"rolled back from VERIFICATION"* ]]
+    assert_runs_only_on a plain
+    [ "$(on a runc exec plain cat /root/file)" = kept ]
+    assert_clean b plain
+}
+
 plain_count()
 {
     on "$1" runc exec plain cat /tmp/count

@@ -12,7 +12,7 @@
 #include "fakes/wrapped.h"
 #include "migration/incoming_internal.h"
 
-#define SETTLE_ROUNDS 20
+#define SETTLE_ROUNDS 6
 #define IDLE_MAX 200
 
 static char scratch[64];
@@ -256,7 +256,7 @@ bool world_idle(uint64_t ms)
         stop_migrations(NULL);
         return false;
     }
-    if (!must_unwind() && !start_dead())
+    if (world.skipped_ms >= world.down_until_ms && !must_unwind() && !start_dead())
         ask_all();
     return true;
 }
@@ -356,11 +356,13 @@ static void open_host(struct host *h, const char *name, const char *address)
 void world_add_container(struct host *h, const char *name)
 {
     fm_autofree char *dir = fm_strf("%s/containers/%s/upper", h->state_dir, name);
+    struct copy *copy = copy_of(h, name);
+    fm_autofree char *ip = fm_strf("10.88.0.%d/16", (int)(copy - h->copies) + 4);
+    fm_autofree char *mac = fm_strf("02:00:0a:58:00:0%d", (int)(copy - h->copies) + 4);
     json_auto_t *doc = json_pack(
         "{s:s, s:s, s:[s], s:[s], s:s, s:s, s:{s:s, s:s, s:i, s:i, s:i}}", "name", name, "runtime",
-        "runc", "layers", WORLD_LAYER, "command", "redis-server", "ip", "10.88.0.5/16", "mac",
-        "02:00:0a:58:00:05", "health", "kind", "command", "target", "true", "attempts", 1,
-        "interval_ms", 1, "timeout_ms", 100);
+        "runc", "layers", WORLD_LAYER, "command", "redis-server", "ip", ip, "mac", mac, "health",
+        "kind", "command", "target", "true", "attempts", 1, "interval_ms", 1, "timeout_ms", 100);
     struct fm_error err = {0};
     fm_autocontainer struct fm_container *c = fm_container_from_json(doc, &err);
 
@@ -372,7 +374,6 @@ void world_add_container(struct host *h, const char *name)
     h->store.ops->put(h->store.ctx, "container", name, record, NULL);
     __real_fm_mkdir_p(dir, 0755, NULL);
     h->has_layer = h->bundle_mounted = true;
-    struct copy *copy = copy_of(h, name);
     copy->exists = copy->alive = true;
     copy_of(other_host(h), name);
     struct port *port = port_of(h, name);

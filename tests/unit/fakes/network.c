@@ -23,7 +23,7 @@ static int network_endpoint(void *ctx, const char *name, const char *ip, const c
     *ep = (struct fm_endpoint){.ifname = "eth0"};
     snprintf(ep->name, sizeof(ep->name), "%s", name);
     snprintf(ep->ip, sizeof(ep->ip), "%s%s", ip, strchr(ip, '/') ? "" : "/16");
-    snprintf(ep->mac, sizeof(ep->mac), "%s", mac ? mac : "02:00:0a:58:00:05");
+    snprintf(ep->mac, sizeof(ep->mac), "%s", mac ? mac : "02:00:0a:58:00:00");
     return world_leave(&p, 0, err);
 }
 
@@ -79,12 +79,12 @@ static int network_deactivate(void *ctx, const struct fm_endpoint *ep, struct fm
 static int network_set_remote(void *ctx, const char *mac, const char *host, struct fm_error *err)
 {
     struct host *h = ctx;
+    struct port *port = &h->ports[strtoul(mac + strlen(mac) - 2, NULL, 16) % WORLD_COPIES];
     struct passage p;
 
-    (void)mac;
     if (!world_enter(&p, "network.set_remote"))
         return world_fail(&p, err);
-    snprintf(h->ports[0].remote, sizeof(h->ports[0].remote), "%s", host ? host : "");
+    snprintf(port->remote, sizeof(port->remote), "%s", host ? host : "");
     return world_leave(&p, 0, err);
 }
 

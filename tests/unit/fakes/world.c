@@ -117,7 +117,10 @@ bool world_enter(struct passage *p, const char *what)
         world_broken("it never ends, last call: %s", what);
         return false;
     }
-    return world.calls != world.inject_at || strike(p);
+    if (current.host == HOST_B && world.broken_on_b && fm_streq(what, world.broken_on_b))
+        return false;
+    bool named = world.inject_what && !*world.hit && fm_streq(what, world.inject_what);
+    return (!named && world.calls != world.inject_at) || strike(p);
 }
 
 int world_fail(const struct passage *p, struct fm_error *err)

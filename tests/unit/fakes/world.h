@@ -87,7 +87,9 @@ struct host {
 struct world {
     struct host hosts[2];
     unsigned int calls, inject_at;
+    const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
+    const char *broken_on_b;   /* this call fails on host b as long as it is set */
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
@@ -99,6 +101,7 @@ struct world {
     struct fm_migration *migrations[WORLD_JOBS]; /* all that are under way */
     void (*at_call)(const char *what); /* a test's own look */
     uint64_t skipped_ms;               /* of waiting that did not take place */
+    uint64_t down_until_ms;            /* of it: before that no daemon is started again */
     unsigned int idle;
 };
 extern struct world world;
