@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "criu/session.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "migration/journal.h"
@@ -41,6 +42,9 @@ static void print_fault_points(void)
 {
 #define X(name, text) puts("step." text);
     FM_STEPS(X)
+#undef X
+#define X(name, text) puts("criu." text);
+    FM_SESSION_EVENTS(X)
 #undef X
 }
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -50,6 +51,20 @@ static bool is_shim(pid_t pid)
     return comm && fm_starts_with(comm, "fleximigrate-sh");
 }
 
+static bool shares(pid_t pid, const char *kind)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/ns/%s", (int)pid, kind);
+    fm_autofree char *own_path = fm_strf("/proc/self/ns/%s", kind);
+    struct stat its, own;
+    return stat(path, &its) == 0 && stat(own_path, &own) == 0 && its.st_ino == own.st_ino;
+}
+
+/* Where hosts share a machine, as a test's do, `dir` is a directory of each of them. */
+static bool is_of_this_host(pid_t pid)
+{
+    return shares(pid, "mnt") || shares(pid, "net");
+}
+
 /* The next process with a trace of `dir`, or 0. */
 static pid_t find_one(const char *dir)
 {
@@ -58,7 +73,7 @@ static pid_t find_one(const char *dir)
         pid_t pid = (pid_t)atoi(e->d_name);
         if (pid <= 1 || pid == getpid() || is_shim(pid))
             continue;
-        if (cmdline_names(pid, dir) || holds_open(pid, dir))
+        if ((cmdline_names(pid, dir) || holds_open(pid, dir)) && is_of_this_host(pid))
             return pid;
     }
     return 0;

@@ -276,42 +276,6 @@ static int start(struct fm_components *p, struct fm_container *c,
     return rc;
 }
 
-json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err)
-{
-    struct fm_endpoint endpoint;
-    struct fm_runtime_state state;
-    fm_autocontainer struct fm_container *c = new_container(p, request, err);
-    if (!c)
-        return NULL;
-    fm_autocontainer struct fm_container *before = load(p, c->name, NULL);
-    if (before || p->runtime.ops->state(p->runtime.ctx, c->name, &state, NULL) == 0) {
-        fm_error_set(err, FM_E_EXISTS,
-                     "container '%s' already exists: remove it or choose another name", c->name);
-        return NULL;
-    }
-    bool has_endpoint = c->ip != NULL;
-    if (has_endpoint) {
-        if (p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, &endpoint, err) < 0)
-            return NULL;
-        free(c->ip);
-        free(c->mac);
-        free(c->gateway);
-        c->ip = fm_xstrdup(endpoint.ip);
-        c->mac = fm_xstrdup(endpoint.mac);
-        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
-    }
-    if (save(p, c, err) < 0)
-        return NULL;
-    if (start(p, c, &endpoint, has_endpoint, err) < 0) {
-        undo_run(p, c, &endpoint, has_endpoint);
-        return NULL;
-    }
-    fm_info(FM_CONTAINER_MANAGER, "Container %s runs.", c->name);
-    return fm_lifecycle_show(p, c->name, err);
-}
-
-/* --- list, show, log --- */
-
 static json_t *describe(struct fm_components *p, const struct fm_container *c, const char *status,
                         json_int_t pid)
 {
@@ -326,6 +290,52 @@ static json_t *describe(struct fm_components *p, const struct fm_container *c, c
                      c->labels ? json_incref(c->labels) : json_object(), "created",
                      fm_format_time(c->created_us, created, sizeof(created)), "host", p->host);
 }
+
+/* Neither registry nor runtime know the name; one that cannot be asked is no proof. */
+static int check_unused(struct fm_components *p, const char *name, struct fm_error *err)
+{
+    struct fm_runtime_state state;
+    struct fm_error in_registry = {0}, in_runtime = {0};
+    fm_autocontainer struct fm_container *before = load(p, name, &in_registry);
+    if (before || p->runtime.ops->state(p->runtime.ctx, name, &state, &in_runtime) == 0)
+        return fm_error_set(err, FM_E_EXISTS,
+                            "container '%s' already exists: remove it or choose another name",
+                            name);
+    if (in_registry.code == FM_E_NOT_FOUND && in_runtime.code == FM_E_NOT_FOUND)
+        return 0;
+    *err = in_registry.code == FM_E_NOT_FOUND ? in_runtime : in_registry;
+    return fm_error_result(err);
+}
+
+json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err)
+{
+    struct fm_endpoint endpoint;
+    fm_autocontainer struct fm_container *c = new_container(p, request, err);
+    if (!c)
+        return NULL;
+    if (check_unused(p, c->name, err) < 0)
+        return NULL;
+    bool has_endpoint = c->ip != NULL;
+    if (has_endpoint) {
+        if (p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, &endpoint, err) < 0)
+            return NULL;
+        free(c->ip);
+        free(c->mac);
+        free(c->gateway);
+        c->ip = fm_xstrdup(endpoint.ip);
+        c->mac = fm_xstrdup(endpoint.mac);
+        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
+    }
+    if (save(p, c, err) < 0 || start(p, c, &endpoint, has_endpoint, err) < 0) {
+        undo_run(p, c, &endpoint, has_endpoint);
+        return NULL;
+    }
+    fm_info(FM_CONTAINER_MANAGER, "Container %s runs.", c->name);
+    json_t *doc = fm_lifecycle_show(p, c->name, &(struct fm_error){0});
+    return doc ? doc : describe(p, c, "running", 0);
+}
+
+/* --- list, show, log --- */
 
 /* The runtime's entry for a name in its own list. */
 static const json_t *running_entry(const json_t *list, const char *name)
@@ -382,7 +392,7 @@ json_t *fm_lifecycle_show(struct fm_components *p, const char *name, struct fm_e
     bool has_endpoint;
     if (fm_lifecycle_resolve(p, name, &c, &endpoint, &has_endpoint, &state, err) < 0)
         return NULL;
-    return describe(p, c, state.status, state.init_pid);
+    return c ? describe(p, c, state.status, state.init_pid) : NULL;
 }
 
 char *fm_lifecycle_log(struct fm_components *p, const char *name, struct fm_error *err)
@@ -484,7 +494,7 @@ int fm_lifecycle_remove(struct fm_components *p, const char *name, bool force, s
     struct fm_runtime_state state;
     bool has_endpoint;
     int rc = fm_lifecycle_resolve(p, name, &c, &endpoint, &has_endpoint, &state, err);
-    if (rc < 0)
+    if (rc < 0 || !c)
         return rc;
     if (!force && !fm_streq(state.status, "stopped"))
         return fm_error_set(err, FM_E_REFUSED,

@@ -273,9 +273,7 @@ static int open_runtime(struct fm_manager *m, struct fm_error *err)
     return rc;
 }
 
-/* The members of the fabric: hosts of the registry, and those of the configuration that have no
- * daemon. */
-static void connect_fabric(struct fm_manager *m)
+void fm_manager_connect_fabric(struct fm_manager *m)
 {
     struct fm_components *p = &m->parts;
     json_auto_t *hosts = p->store.ops->list(p->store.ctx, "host", NULL);
@@ -306,7 +304,7 @@ static int open_network(struct fm_manager *m, struct fm_error *err)
                                       .mtu = c->mtu};
     int rc = fm_fabric_open(&fabric, &m->parts.network, err);
     if (rc == 0)
-        connect_fabric(m);
+        fm_manager_connect_fabric(m);
     return rc;
 }
 

@@ -47,5 +47,8 @@ struct fm_manager {
 
 /* FM_E_REFUSED when the container is being migrated just now. */
 bool fm_manager_is_busy(struct fm_manager *m, const char *container, struct fm_error *err);
+/* Enters the members of the fabric: hosts of the registry, and those of the configuration that have
+ * no daemon. */
+void fm_manager_connect_fabric(struct fm_manager *m);
 
 #endif

@@ -63,7 +63,10 @@ json_t *fm_manager_host_add(struct fm_manager *m, const json_t *request, struct 
 
 int fm_manager_host_remove(struct fm_manager *m, const char *name, struct fm_error *err)
 {
-    return fm_hosts_remove(&m->parts, name, err);
+    int rc = fm_hosts_remove(&m->parts, name, err);
+    if (rc == 0)
+        fm_manager_connect_fabric(m); /* another member may have the same address */
+    return rc;
 }
 
 int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned,

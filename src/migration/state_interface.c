@@ -58,6 +58,13 @@ static int explain(const struct fm_runtime *runtime, struct fm_runtime_job *job,
     return fm_error_result(err);
 }
 
+/* Each of CRIU's stages is a fault point, `criu.<event>`, passed while CRIU waits for the answer. */
+static bool fault_at(const struct fm_session_event *event)
+{
+    fm_autofree char *point = fm_strf("criu.%s", fm_session_event_text(event->type));
+    return fm_fault(point);
+}
+
 /* Next event that is not answered in passing; the ones in between just go on. */
 static int await_event(struct fm_session *session, int ended_fd, uint64_t timeout_ms,
                        enum fm_session_event_type wanted, fm_state_hook hook,
@@ -68,6 +75,8 @@ static int await_event(struct fm_session *session, int ended_fd, uint64_t timeou
         int rc = fm_session_next(session, ended_fd, timeout_ms, &event, err);
         if (rc < 0)
             return rc;
+        if (fault_at(&event))
+            return fm_error_set(err, FM_E_FAILED, "injected fault");
         if (event.type == FM_SESSION_RESULT && wanted == FM_SESSION_RESULT && event.success)
             return 0;
         if (event.type == FM_SESSION_RESULT)

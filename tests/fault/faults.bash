@@ -69,7 +69,8 @@ strike()
     [ "$step" != stage-layer ] || forget_layers "$destination"
     shift 2
     rm -f "$FM_WORK/struck"
-    fault=step.$step=run:$kill_one
+    [[ $step == criu.* ]] || step=step.$step
+    fault=$step=run:$kill_one
     for word in "$@"; do
         case $word in
         also:*) fault+=,${word#also:} ;;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # What users, hosts and strangers get wrong: each is told in one line, with the exit code of the interface pages, and
 # the container does not notice.
+# shellcheck disable=SC2154 # variables of bats and of the library
 
 load lib
 
@@ -103,7 +104,15 @@ script()
     refused 1 a migrate web --to host-x
     [[ $stderr == *"names 'host-b', not 'host-x'"* ]]
     cluster_cli a -q host remove host-x
-    on a bridge fdb append 00:00:00:00:00:00 dev fmvx0 dst "$(address_of b)" 2>/dev/null || true
+    on a bridge fdb | grep -q "^00:00:00:00:00:00 dev fmvx0 dst $(address_of b) " # of host-b, which has it too
+}
+
+# bats test_tags=slow
+@test "the destination takes the connection and says nothing" {
+    kill -STOP "$(daemon_pid b)"
+    refused 1 a migrate web --to host-b
+    kill -CONT "$(daemon_pid b)"
+    [[ $stderr == *"'web' does not move: "*"host-b"*"in time"* ]] || fail "$stderr"
 }
 
 # --- certificates ---

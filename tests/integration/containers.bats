@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # Containers: how they are run, shown and ended, those that only the runtime knows, and what of them moves: log,
 # writable layer, volumes.
+# shellcheck disable=SC2154 # variables of bats and of the library
 
 load lib
 
@@ -51,10 +52,9 @@ in_web()
 
     # shellcheck disable=SC2016
     run -0 --separate-stderr in_web a 'echo $COLOUR; pwd; echo oops >&2'
-    [ "$output" = $'blue\n/' ] || [ "$output" = $'blue\n/tmp' ]
+    [ "$output" = $'blue\n/tmp' ]
     [ "$stderr" = oops ]
     run -7 in_web a 'exit 7'
-    cluster_cli a container exec web --json -- true 2>/dev/null || true
     run -0 cluster_cli a --json container exec web -- sh -c 'echo out; exit 0'
     jq -e '.exit_code == 0 and .stdout == "out\n" and .stderr == ""' <<<"$output"
     [ "$(cat "/sys/fs/cgroup/memory/fm-$cluster_prefix/a/web/memory.limit_in_bytes" 2>/dev/null ||
@@ -238,7 +238,6 @@ plain_counts_on()
 }
 
 @test "found: its address on the bridge moves with it" {
-    local pid
     on a ip netns add plain
     on a ip link add plain0 type veth peer name eth0 netns plain
     on a ip link set plain0 master fmbr0 up
@@ -272,7 +271,6 @@ plain_counts_on()
 
 @test "the writable layer moves: new, changed and removed files, replaced directories, links, owners, holes" {
     run_ticker a web
-    on a sh -c 'true'
     in_web a '
         echo new >/root/new; mkdir -p /srv/deep/er; echo deep >/srv/deep/er/file
         echo changed >>/etc/passwd; rm /etc/group; chmod 4711 /bin/busybox
@@ -312,7 +310,7 @@ b" ]'
         from=$host
     done
     # each number once, in order, and each small file holds one of the last fifty
-    in_web b 'kill -STOP 1; last=0; while read -r n; do last=$((last + 1)); [ "$n" = $last ] || exit 1; done </root/journal
+    in_web b 'last=0; while read -r n; do last=$((last + 1)); [ "$n" = $last ] || exit 1; done </root/journal
               for f in /root/f.*; do [ $(cat $f) -ge $((last - 51)) ] || { echo "$f: $(cat $f) of $last"; exit 1; }; done'
 }
 

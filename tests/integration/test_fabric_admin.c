@@ -168,8 +168,8 @@ static void test_no_leak_during_hold(void **state)
         "ip link set $port mode dormant",
         "ip link set $port mode default",
         /* another port joins the bridge */
-        "ip link add noise type veth peer name noise2; ip link set noise2 up; "
-        "ip link set noise master fmbr0 up; sleep 0.05; ip link del noise",
+        ("ip link add noise type veth peer name noise2; ip link set noise2 up; "
+         "ip link set noise master fmbr0 up; sleep 0.05; ip link del noise"),
     };
     for (size_t i = 0; i < FM_COUNT(twitches); i++) {
         free(lab_sh(host_a.netns, "port=%s; %s", ep.ep.host_if, twitches[i]));

@@ -51,8 +51,8 @@ static int ask(enum fm_frame_type type, json_t *fields)
 
 static json_t *preparation(void)
 {
-    struct fm_host self = {.name = "host-a", .address = "192.0.2.1", .wire_port = 7441,
-                           .api_port = 7440};
+    struct fm_host self = {
+        .name = "host-a", .address = "192.0.2.1", .wire_port = 7441, .api_port = 7440};
 
     return json_pack("{s:o, s:o, s:{s:i}}", "container",
                      HOST_A->store.ops->get(HOST_A->store.ctx, "container", "redis", NULL),
@@ -219,8 +219,8 @@ static void a_bad_preparation_makes_nothing(void **state)
 
 static void nobody_else_may_speak_for_it(void **state)
 {
-    static const enum fm_frame_type all[] = {FM_FRAME_TREE,  FM_FRAME_ARM,    FM_FRAME_FROZEN,
-                                             FM_FRAME_COMMIT, FM_FRAME_ABORT,  FM_FRAME_VERIFY,
+    static const enum fm_frame_type all[] = {FM_FRAME_TREE,     FM_FRAME_ARM,   FM_FRAME_FROZEN,
+                                             FM_FRAME_COMMIT,   FM_FRAME_ABORT, FM_FRAME_VERIFY,
                                              FM_FRAME_COMPLETE, FM_FRAME_RETURN};
 
     (void)state;
@@ -379,8 +379,8 @@ static void a_restart_in_each_stage(void **state)
 
 static void a_commit_is_heard_again_after_a_restart(void **state)
 {
-    static const char *const points[] = {"run", "release", "state.restore_resume",
-                                         "network.activate", "register", "store.put"};
+    static const char *const points[] = {
+        "run", "release", "state.restore_resume", "network.activate", "register", "store.put"};
 
     for (size_t i = 0; i < 2 * FM_COUNT(points); i++) {
         source_begins();

@@ -25,13 +25,13 @@ static void a_daemon_may_die_before_any_call(void **state)
 static void a_daemon_may_die_after_any_call(void **state)
 {
     (void)state;
-    sweep_both((struct sweep){.injection = CRASH_AFTER});
+    sweep_all(&(struct sweep){.injection = CRASH_AFTER, .linger = true});
 }
 
 static void the_other_daemon_may_die_at_any_call(void **state)
 {
     (void)state;
-    sweep_both((struct sweep){.injection = CRASH_OTHER});
+    sweep_all(&(struct sweep){.injection = CRASH_OTHER, .linger = true});
 }
 
 static void both_daemons_may_die_at_any_call(void **state)
@@ -51,8 +51,8 @@ static void daemons_may_die_while_a_dead_container_is_restored(void **state)
 {
     (void)state;
     for (enum injection i = CRASH_BEFORE; i <= CRASH_BOTH; i++)
-        sweep_all(&(struct sweep){
-            .injection = i, .unhealthy = true, .dies = true, .from = "VERIFY"});
+        sweep_all(
+            &(struct sweep){.injection = i, .unhealthy = true, .dies = true, .from = "VERIFY"});
 }
 
 static void a_daemon_may_die_again_in_its_recovery(void **state)
@@ -62,7 +62,8 @@ static void a_daemon_may_die_again_in_its_recovery(void **state)
         sweep_all(&(struct sweep){.injection = CRASH_BOTH,
                                   .linger = after % 2,
                                   .from = "prepare",
-                                  .stride = 2,
+                                  .offset = after % 7,
+                                  .stride = 6,
                                   .again_after = after,
                                   .again = CRASH_BEFORE});
 }
@@ -73,7 +74,8 @@ static void a_call_may_fail_in_a_recovery(void **state)
     for (unsigned int after = 2; after <= 40; after += 3)
         sweep_all(&(struct sweep){.injection = CRASH_BEFORE,
                                   .from = "prepare",
-                                  .stride = 2,
+                                  .offset = after % 7,
+                                  .stride = 6,
                                   .again_after = after,
                                   .again = FAIL_BEFORE});
 }

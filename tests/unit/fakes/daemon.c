@@ -235,8 +235,8 @@ static bool start_dead(void)
     return started;
 }
 
-/* Somebody waits for a daemon that is dead and has its code below on the stack: it cannot be started
- * before that is unwound. So the one that waits is stopped, and started again later. */
+/* Somebody waits for a daemon that is dead and has its code below on the stack: it cannot be
+ * started before that is unwound. So the one that waits is stopped, and started again later. */
 static bool must_unwind(void)
 {
     struct host *h = world_host();

@@ -61,8 +61,7 @@ static struct fm_link *link_open(void *ctx, const struct fm_host *host, uint64_t
     }
     struct fm_link *link = fm_xcalloc(1, sizeof(*link));
     *link = (struct fm_link){.from = from, .to = to, .incarnation = to->incarnation};
-    link->conversation =
-        (struct fm_conversation){.service = &to->peers, .peer = from->name};
+    link->conversation = (struct fm_conversation){.service = &to->peers, .peer = from->name};
     return link;
 }
 
@@ -178,8 +177,7 @@ static void deliver(struct fm_link *link)
 {
     struct images *mine = images_at(link->from, link->images_dir, false);
     const char *id = link->images_dir + strlen(link->from->migrations_dir) + 1;
-    fm_autofree char *dir =
-        fm_strf("%s/%.*s", link->to->migrations_dir, (int)strcspn(id, "/"), id);
+    fm_autofree char *dir = fm_strf("%s/%.*s", link->to->migrations_dir, (int)strcspn(id, "/"), id);
     struct images *theirs = images_at(link->to, dir, true);
 
     if (mine && theirs)

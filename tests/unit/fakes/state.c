@@ -152,8 +152,8 @@ static int state_restore_resume(void *ctx, struct fm_restore *restore, fm_state_
 
     if (!world_enter(&p, "state.restore_resume"))
         return world_fail(&p, err);
-    int rc = c->alive ? resuming(arg, err)
-                      : fm_error_set(err, FM_E_FAILED, "%s is dead", restore->name);
+    int rc =
+        c->alive ? resuming(arg, err) : fm_error_set(err, FM_E_FAILED, "%s is dead", restore->name);
     if (rc < 0 || p.fail_after) { /* CRIU died between the two */
         c->alive = c->alive && world_is_dead();
         return world_leave(&p, rc, err);

@@ -58,7 +58,8 @@ static int store_remove(void *ctx, const char *kind, const char *key, struct fm_
 static void doom(struct host *h)
 {
     for (int i = 0; i < WORLD_COPIES; i++)
-        if (h->copies[i].alive && !h->copies[i].held && (h->copies[i].seized || h->copies[i].frozen))
+        if (h->copies[i].alive && !h->copies[i].held &&
+            (h->copies[i].seized || h->copies[i].frozen))
             h->copies[i].doomed = true;
 }
 

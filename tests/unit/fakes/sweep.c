@@ -127,7 +127,7 @@ void sweep_all(const struct sweep *sweep)
     unsigned int bad = 0;
     bool done = false;
 
-    for (unsigned int at = first_call(sweep); !done; at += sweep->stride + 1) {
+    for (unsigned int at = first_call(sweep) + sweep->offset; !done; at += sweep->stride + 1) {
         const char *w = sweep_case(sweep, at, &done);
 
         if (w && bad++ < BAD_CASES_SHOWN)

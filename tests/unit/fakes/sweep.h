@@ -1,4 +1,5 @@
-/* Sweep: the same migration again and again, each time with something going wrong one call later. */
+/* Sweep: the same migration again and again, each time with something going wrong one call later.
+ */
 #ifndef FM_TESTS_SWEEP_H
 #define FM_TESTS_SWEEP_H
 
@@ -7,8 +8,9 @@
 struct sweep {
     enum injection injection;
     bool linger, unhealthy, dies; /* as in struct world */
-    const char *from; /* not before this call; NULL: from the first one */
-    unsigned int stride; /* calls that are left out between two cases */
+    const char *from;             /* not before this call; NULL: from the first one */
+    unsigned int offset;          /* calls after it that are left out */
+    unsigned int stride;          /* calls that are left out between two cases */
     /* One more failure: this many calls into the recovery (0: none). */
     unsigned int again_after;
     enum injection again;

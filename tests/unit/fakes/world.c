@@ -14,7 +14,7 @@ static _Thread_local struct on_host current;
 
 const char *injection_text(enum injection injection)
 {
-    static const char *const texts[] = {"nothing", "fail before", "fail after", "crash before",
+    static const char *const texts[] = {"nothing",     "fail before", "fail after", "crash before",
                                         "crash after", "crash other", "crash both", "cancel"};
 
     return texts[injection];

@@ -35,13 +35,13 @@ const char *injection_text(enum injection injection);
 /* A container as one host's runtime knows it. */
 struct copy {
     char name[64];
-    bool exists; /* in the runtime's list */
-    bool alive;  /* has tasks, and these are … */
-    bool seized; /* … stopped by a dump */
-    bool frozen; /* … in a frozen cgroup */
-    bool held;   /* … restored, and before their first instruction */
-    bool doomed; /* a commit was decided here: it must not run again */
-    bool ran;    /* at the last look */
+    bool exists;          /* in the runtime's list */
+    bool alive;           /* has tasks, and these are … */
+    bool seized;          /* … stopped by a dump */
+    bool frozen;          /* … in a frozen cgroup */
+    bool held;            /* … restored, and before their first instruction */
+    bool doomed;          /* a commit was decided here: it must not run again */
+    bool ran;             /* at the last look */
     unsigned int version; /* of its memory */
 };
 
@@ -89,19 +89,19 @@ struct world {
     unsigned int calls, inject_at;
     const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
-    const char *broken_on_b;   /* this call fails on host b as long as it is set */
+    const char *broken_on_b; /* this call fails on host b as long as it is set */
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
-    bool stale_allowed; /* an old checkpoint is all there is */
-    unsigned int latest[WORLD_COPIES]; /* version that clients have seen, by container */
-    char hit[128];                     /* the call of number inject_at */
-    char violation[256];               /* what was broken first; "" nothing */
-    struct fm_migration *running;      /* on the source, for CANCEL */
+    bool stale_allowed;                          /* an old checkpoint is all there is */
+    unsigned int latest[WORLD_COPIES];           /* version that clients have seen, by container */
+    char hit[128];                               /* the call of number inject_at */
+    char violation[256];                         /* what was broken first; "" nothing */
+    struct fm_migration *running;                /* on the source, for CANCEL */
     struct fm_migration *migrations[WORLD_JOBS]; /* all that are under way */
-    void (*at_call)(const char *what); /* a test's own look */
-    uint64_t skipped_ms;               /* of waiting that did not take place */
-    uint64_t down_until_ms;            /* of it: before that no daemon is started again */
+    void (*at_call)(const char *what);           /* a test's own look */
+    uint64_t skipped_ms;                         /* of waiting that did not take place */
+    uint64_t down_until_ms;                      /* of it: before that no daemon is started again */
     unsigned int idle;
 };
 extern struct world world;
