@@ -379,8 +379,8 @@ int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *
     return discard(in, err);
 }
 
-/* The migration that takes it back: "running", "completed", "failed", or "" when there is none. What
- * it leaves frozen behind is not dead. */
+/* The migration that takes it back: "running", "completed", "failed", or "" when there is none.
+ * What it leaves frozen behind is not dead. */
 static void way_back(struct fm_incoming *in, char result[16])
 {
     json_auto_t *doc = fm_journal_return_of(in->parts->journal, in->id, FM_ROLE_SOURCE);

@@ -301,10 +301,11 @@ static int check_unused(struct fm_components *p, const char *name, struct fm_err
         return fm_error_set(err, FM_E_EXISTS,
                             "container '%s' already exists: remove it or choose another name",
                             name);
-    if (in_registry.code == FM_E_NOT_FOUND && in_runtime.code == FM_E_NOT_FOUND)
-        return 0;
-    *err = in_registry.code == FM_E_NOT_FOUND ? in_runtime : in_registry;
-    return fm_error_result(err);
+    if (in_registry.code != FM_E_NOT_FOUND)
+        return fm_error_set(err, in_registry.code, "%s", in_registry.text);
+    if (in_runtime.code != FM_E_NOT_FOUND)
+        return fm_error_set(err, in_runtime.code, "%s", in_runtime.text);
+    return 0;
 }
 
 json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err)
