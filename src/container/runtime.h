@@ -84,6 +84,10 @@ struct fm_runtime_ops {
      * wait for them to be gone. Works from the cgroup recorded for `id`, also when the runtime
      * forgot it. */
     int (*destroy_processes)(void *ctx, const char *id, struct fm_error *err);
+    /* The tasks of a restore are about to run: from here on `state` finds the container as long as
+     * it lives, even when the runtime's restore fails after all. NULL: the runtime needs no help.
+     */
+    int (*remember)(void *ctx, const char *id, struct fm_error *err);
     /* Every process of the container (host pids). */
     int (*processes)(void *ctx, const char *id, pid_t **pids, size_t *count, struct fm_error *err);
 };

@@ -16,6 +16,7 @@
 #include "container/mounts.h"
 #include "container/runc_cgroup.h"
 #include "container/runc_job.h"
+#include "container/runc_record.h"
 
 #define COMMAND_MS 30000
 #define RUN_MS 60000
@@ -137,10 +138,17 @@ static int runc_state(void *ctx, const char *id, struct fm_runtime_state *state,
     fm_autofree char *out = NULL;
     const char *status = NULL, *bundle = NULL, *rootfs = "";
     json_int_t pid = 0;
-    int ret = command(ctx, "state", NULL, id, NULL, &out, err);
+    const struct runc *r = ctx;
+    struct fm_error why = {0};
+    int ret = command(r, "state", NULL, id, NULL, &out, &why);
 
-    if (ret < 0)
+    if (ret == -FM_E_NOT_FOUND && fm_runc_record_put_back(r->root, id))
+        ret = command(r, "state", NULL, id, NULL, &out, &why);
+    if (ret < 0) {
+        if (err)
+            *err = why;
         return ret;
+    }
     json_auto_t *doc = json_loads(out, 0, NULL);
     if (json_unpack(doc, "{s:s, s:I, s:s, s?s}", "status", &status, "pid", &pid, "bundle", &bundle,
                     "rootfs", &rootfs) < 0)
@@ -195,6 +203,13 @@ static int runc_destroy_processes(void *ctx, const char *id, struct fm_error *er
     if (ret == 0 && cg.dirs.count > 0)
         ret = fm_cgroup_kill(&cg, err);
     return ret < 0 ? fm_error_prefix(err, "cannot kill the processes of '%s'", id) : 0;
+}
+
+static int runc_remember(void *ctx, const char *id, struct fm_error *err)
+{
+    const struct runc *r = ctx;
+
+    return fm_runc_record_keep(r->root, id, err);
 }
 
 static int runc_processes(void *ctx, const char *id, pid_t **pids, size_t *count,
@@ -375,6 +390,7 @@ static int runc_remove(void *ctx, const char *id, struct fm_error *err)
         ret = fm_cgroup_remove(&cg, CGROUP_GONE_MS, err);
     if (ret < 0)
         return fm_error_prefix(err, "cannot remove '%s'", id);
+    fm_runc_record_forget(r->root, id);
     fm_runc_cgroup_forget(r->root, id);
     return 0;
 }
@@ -467,6 +483,7 @@ static const struct fm_runtime_ops runc_ops = {
     .job_kill = runc_job_kill,
     .freeze = runc_freeze,
     .destroy_processes = runc_destroy_processes,
+    .remember = runc_remember,
     .processes = runc_processes,
 };
 

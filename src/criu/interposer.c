@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -37,8 +38,10 @@ struct interposer {
     int runtime_fd; /* the runtime's socket */
     int daemon_fd;  /* the daemon's, -1 when it is gone */
     int criu_fd;    /* our end towards the real CRIU */
+    int criu_pidfd;
     bool dump;
-    bool refused; /* somebody went away or said no: every further step is refused */
+    bool released; /* behind post-restore: the tasks will run, whoever dies */
+    bool refused;  /* somebody went away or said no: every further step is refused */
 };
 
 static const char *real_criu(void)
@@ -98,15 +101,16 @@ static int find_daemon(int images_fd)
     return FM_MOVE_FD(fd);
 }
 
-/* Reports an event and waits for the daemon's word. The runtime's end counts as a refusal too:
- * there is nobody left who would take the result. Returns the answer, or NULL when it is no. */
+/* Reports an event and waits for the daemon's word. The runtime's end counts as a refusal too, as
+ * long as there is a way back: there is nobody left who would take the result. Returns the answer,
+ * or NULL when it is no. */
 static json_t *ask_daemon(struct interposer *ip, const json_t *event)
 {
     fm_autofree char *text = json_dumps(event, JSON_COMPACT);
     if (ip->refused || send(ip->daemon_fd, text, strlen(text), MSG_NOSIGNAL) < 0)
         return NULL;
     struct pollfd fds[2] = {{.fd = ip->daemon_fd, .events = POLLIN},
-                            {.fd = ip->runtime_fd, .events = POLLRDHUP}};
+                            {.fd = ip->released ? -1 : ip->runtime_fd, .events = POLLRDHUP}};
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         continue;
     if (!(fds[0].revents & POLLIN))
@@ -190,6 +194,7 @@ static pid_t start_criu(struct interposer *ip, bool no_conntrack)
     }
     close(pair[1]);
     ip->criu_fd = pair[0];
+    ip->criu_pidfd = pid < 0 ? -1 : pidfd_open(pid, 0);
     return pid;
 }
 
@@ -225,8 +230,9 @@ static int handle_notification(struct interposer *ip, const FmRpc__Response *res
     json_auto_t *event = json_pack("{s:s}", "event", script);
     json_auto_t *answer = ask_daemon(ip, event);
     bool go = answer && runtime_agrees(ip, message, len);
-    /* Behind post-restore CRIU cannot go back: refusing there would only lose connections. */
-    ip->refused = ip->refused || !go;
+    /* Behind post-restore CRIU cannot go back, and the daemon still has to switch the network. */
+    ip->refused = ip->refused || (ip->released ? !answer : !go);
+    ip->released = ip->released || (go && strcmp(script, "post-restore") == 0);
     FmRpc__Request reply = FM_RPC__REQUEST__INIT;
     reply.type = FM_RPC__REQUEST_TYPE__NOTIFY;
     reply.has_notify_success = true;
@@ -248,12 +254,23 @@ static int handle_result(struct interposer *ip, const FmRpc__Response *response,
     return response->success ? 0 : 1;
 }
 
+/* What CRIU forked, such as tasks of an unfinished restore, may hold its end of the socket open:
+ * the end of the process counts. */
+static ssize_t receive_from_criu(struct interposer *ip, uint8_t *buf)
+{
+    struct pollfd fds[2] = {{.fd = ip->criu_fd, .events = POLLIN},
+                            {.fd = ip->criu_pidfd, .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        continue;
+    return fds[0].revents & POLLIN ? receive(ip->criu_fd, buf, 0) : 0;
+}
+
 /* Passes CRIU's messages on until its result. */
 static int relay(struct interposer *ip)
 {
     fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
     for (;;) {
-        ssize_t n = receive(ip->criu_fd, buf, 0);
+        ssize_t n = receive_from_criu(ip, buf);
         if (n <= 0)
             return 1; /* CRIU died; the runtime sees our end */
         FmRpc__Response *response = fm_rpc__response__unpack(NULL, (size_t)n, buf);
@@ -322,7 +339,8 @@ int main(int argc, char **argv)
 {
     if (argc != 3 || strcmp(argv[1], "swrk") != 0)
         become_criu(argv);
-    struct interposer ip = {.runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1};
+    struct interposer ip = {
+        .runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1, .criu_pidfd = -1};
     fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
     FmRpc__Request *request = peek_request(ip.runtime_fd, buf);
     int images_fd = request ? adopt_directory(ip.runtime_fd, request->opts->images_dir_fd) : -1;

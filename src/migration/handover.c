@@ -255,6 +255,9 @@ static int pin_original(struct fm_migration *m, struct fm_error *err)
     int rc = p->runtime.ops->freeze(p->runtime.ctx, m->container->name, true, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot freeze the original");
+    if (p->state.ops->dump_stands &&
+        (rc = p->state.ops->dump_stands(p->state.ctx, m->dump, err)) < 0)
+        return rc;
     return fm_migration_step(m, FM_STEP_DUMPED, NULL, err);
 }
 

@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "criu/image_fix.h"
 #include "criu/session.h"
@@ -58,7 +59,8 @@ static int explain(const struct fm_runtime *runtime, struct fm_runtime_job *job,
     return fm_error_result(err);
 }
 
-/* Each of CRIU's stages is a fault point, `criu.<event>`, passed while CRIU waits for the answer. */
+/* Each of CRIU's stages is a fault point, `criu.<event>`, passed while CRIU waits for the answer.
+ */
 static bool fault_at(const struct fm_session_event *event)
 {
     fm_autofree char *point = fm_strf("criu.%s", fm_session_event_text(event->type));
@@ -77,7 +79,8 @@ static int await_event(struct fm_session *session, int ended_fd, uint64_t timeou
             return rc;
         if (fault_at(&event))
             return fm_error_set(err, FM_E_FAILED, "injected fault");
-        if (event.type == FM_SESSION_RESULT && wanted == FM_SESSION_RESULT && event.success)
+        if (event.type == FM_SESSION_RESULT && event.success &&
+            (wanted == FM_SESSION_RESULT || wanted == FM_SESSION_POST_RESUME))
             return 0;
         if (event.type == FM_SESSION_RESULT)
             return fm_error_set(err, FM_E_CLOSED, "CRIU failed: %s", event.message);
@@ -189,6 +192,31 @@ static int dump_resume(void *ctx, struct fm_dump *dump, struct fm_error *err)
     return rc == -FM_E_CLOSED ? 0 : rc;
 }
 
+/* Without a tracer they are not held by CRIU any more. */
+static bool is_traced(pid_t pid)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/status", (int)pid);
+    fm_autofree char *status = NULL;
+    if (fm_file_read(path, 65536, &status, NULL, NULL) < 0 || strstr(status, "\nState:\tZ"))
+        return true; /* does not run */
+    return !strstr(status, "\nTracerPid:\t0\n");
+}
+
+static int dump_stands(void *ctx, struct fm_dump *dump, struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    int rc = runtime->ops->processes(runtime->ctx, dump->id, &pids, &count, err);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        if (!is_traced(pids[i]))
+            rc = fm_error_set(err, FM_E_FAILED,
+                              "CRIU let go of process %d before it was frozen: the images are "
+                              "out of date",
+                              (int)pids[i]);
+    return rc;
+}
+
 static int dump_end(void *ctx, struct fm_dump *dump, bool commit, struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
@@ -264,19 +292,51 @@ static int restore_go(void *ctx, struct fm_restore *restore, const char *root, u
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
 
+static bool has_processes(const struct fm_runtime *runtime, const char *id)
+{
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    return runtime->ops->processes(runtime->ctx, id, &pids, &count, NULL) == 0 && count > 0;
+}
+
+/* The tasks are complete and stand in their last system call: without CRIU, too, they run from
+ * here. What is left is to learn when. */
+static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
+                   struct fm_error *err)
+{
+    int rc = fm_session_answer(restore->session, true, NULL, err);
+    if (rc == 0)
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, NULL,
+                         FM_SESSION_OTHER, NULL, err);
+    if (rc == 0)
+        fm_session_answer(restore->session, true, NULL, NULL);
+    return rc == 0 || has_processes(runtime, restore->id) ? 0 : rc;
+}
+
 static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook resuming, void *arg,
                           struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
+    struct fm_error why = {0};
     int rc = fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS,
-                         FM_SESSION_POST_RESUME, resuming, FM_SESSION_PRE_RESUME, arg, err);
+                         FM_SESSION_PRE_RESUME, NULL, FM_SESSION_OTHER, NULL, err);
     if (rc < 0)
         return explain(runtime, &restore->job, err);
-    /* The tasks run. The rest (the runtime's bookkeeping) is waited for in restore_end. */
+    if (runtime->ops->remember && runtime->ops->remember(runtime->ctx, restore->id, &why) < 0)
+        fm_warn(FM_CONTAINER_MANAGER, "Restoring %s: %s.", restore->id, why.text);
+    if ((rc = resuming(arg, err)) < 0) {
+        /* Before CRIU is told: it would let them run. */
+        runtime->ops->destroy_processes(runtime->ctx, restore->id, NULL);
+        return rc;
+    }
+    rc = let_run(runtime, restore, err);
+    if (rc < 0)
+        return explain(runtime, &restore->job, err);
+    /* The rest (the runtime's bookkeeping) is waited for in restore_end. */
     restore->resumed = true;
-    return fm_session_answer(restore->session, true, NULL, err);
+    return 0;
 }
 
 static void restore_end(void *ctx, struct fm_restore *restore)
@@ -297,6 +357,7 @@ static void restore_end(void *ctx, struct fm_restore *restore)
 static const struct fm_state_ops real_ops = {
     .dump_start = dump_start,
     .dump_go = dump_go,
+    .dump_stands = dump_stands,
     .dump_resume = dump_resume,
     .dump_end = dump_end,
     .restore_start = restore_start,

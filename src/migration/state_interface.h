@@ -37,6 +37,9 @@ struct fm_state_ops {
      */
     int (*dump_go)(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
                    void *arg, struct fm_error *err);
+    /* Once the container is frozen: fails when its tasks may have run since the images were
+     * complete, because CRIU has died. NULL: they cannot. */
+    int (*dump_stands)(void *ctx, struct fm_dump *dump, struct fm_error *err);
     /* The way back: CRIU lets the tasks run on; returns when they do. dump_end follows, without
      * commit. */
     int (*dump_resume)(void *ctx, struct fm_dump *dump, struct fm_error *err);
@@ -53,7 +56,8 @@ struct fm_state_ops {
     int (*restore_go)(void *ctx, struct fm_restore *restore, const char *root, uint64_t timeout_ms,
                       struct fm_error *err);
     /* Lets the tasks run; `resuming` is called in the last moment before (switch the network
-     * there). A failure means that it is unknown whether they ran. */
+     * there). A failure means that none of them has run; a runtime or CRIU that dies later is no
+     * failure. */
     int (*restore_resume)(void *ctx, struct fm_restore *restore, fm_state_hook resuming, void *arg,
                           struct fm_error *err);
     /* Frees; a restore that was not resumed is undone (its tasks are killed). NULL is fine. */

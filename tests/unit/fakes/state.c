@@ -174,7 +174,8 @@ static void state_restore_end(void *ctx, struct fm_restore *restore)
     if (!restore)
         return;
     c = copy_of(ctx, restore->name);
-    if (world_enter(&p, "state.restore_end")) {
+    /* It cannot fail, only die. */
+    if (world_enter(&p, "state.restore_end") || !world_is_dead()) {
         if (!restore->resumed)
             c->alive = c->held = false;
         job_forget(ctx, restore->name, false);
