@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -73,11 +74,13 @@ static int place_stdio(const struct launch *l)
 
 static void reset_signals(void)
 {
-    struct sigaction action = {.sa_handler = SIG_DFL};
+    /* All zeroes is SIG_DFL. Past glibc's wrapper, which leaves its own two signals alone; a parent
+     * that is no C program (make) may have them ignored. */
+    static const char action[64] __attribute__((aligned(8)));
     sigset_t none;
 
     for (int sig = 1; sig < NSIG; sig++)
-        sigaction(sig, &action, NULL);
+        syscall(SYS_rt_sigaction, sig, action, NULL, (size_t)(NSIG - 1) / 8);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
