@@ -347,7 +347,7 @@ int main(int argc, char **argv)
     if (images_fd >= 0)
         ip.daemon_fd = find_daemon(images_fd);
     if (!request)
-        become_criu(argv); /* what is left open closes at the exec */
+        become_criu(argv);          /* what is left open closes at the exec */
     receive(ip.runtime_fd, buf, 0); /* what was only looked at */
     ip.dump = request->type == FM_RPC__REQUEST_TYPE__DUMP;
     /* With nobody to hold it, a dump would end its container and a restore would run. */

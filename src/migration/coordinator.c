@@ -337,8 +337,8 @@ int fm_coordinator_run(struct fm_migration *m, struct fm_error *err)
 
 /* --- recovery --- */
 
-/* What PENDING had found out, from the registry; no container: it is gone from here, its entry being
- * the last thing that goes. */
+/* What PENDING had found out, from the registry; no container: it is gone from here, its entry
+ * being the last thing that goes. */
 static int relocate(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error e = {0};

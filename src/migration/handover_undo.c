@@ -169,8 +169,8 @@ static int find_restored(struct fm_migration *m, bool *alive, struct fm_error *e
     return rc;
 }
 
-/* A found container's bundle is its owner's, and the runtime has forgotten where: what it says is in
- * the record. */
+/* A found container's bundle is its owner's, and the runtime has forgotten where: what it says is
+ * in the record. */
 static int provide_bundle(struct fm_migration *m, const struct fm_bundle *bundle,
                           struct fm_error *err)
 {
@@ -250,8 +250,7 @@ static int ask_back_until_told(struct fm_migration *m, struct fm_error *err)
             return 0;
         int rc = ask_back(m, err);
         bool again = fm_handover_is_cut(err) || err->code == FM_E_EXISTS;
-        if (rc == 0 || !again || fm_now_ms() >= deadline ||
-            !fm_handover_pause(m, RETURN_PAUSE_MS))
+        if (rc == 0 || !again || fm_now_ms() >= deadline || !fm_handover_pause(m, RETURN_PAUSE_MS))
             return came_back(m) ? 0 : rc;
     }
 }

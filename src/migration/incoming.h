@@ -50,8 +50,8 @@ struct fm_incoming {
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
     uint64_t created_us;
-    bool registered; /* runs, and registry and journal know it */
-    bool unclean;    /* something of it could not be removed */
+    bool registered;          /* runs, and registry and journal know it */
+    bool unclean;             /* something of it could not be removed */
     bool asking;              /* a thread asks the source for its decision */
     bool closing;             /* it is to end */
     pthread_cond_t changed;   /* of the two above */
@@ -90,8 +90,8 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
 int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err);
 /* Before the commit: removes everything. FM_E_REFUSED after it. */
 int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err);
-/* After the commit, when it is to leave again: 0 when it is alive (migrate it back) or *gone (it was
- * migrated back already), FM_E_ROLLED_BACK when it was dead and is now discarded. */
+/* After the commit, when it is to leave again: 0 when it is alive (migrate it back) or *gone (it
+ * was migrated back already), FM_E_ROLLED_BACK when it was dead and is now discarded. */
 int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err);
 
 /* The connection that brought it ended: discards before READY; in READY asks the source for its

@@ -1,5 +1,5 @@
-/* Between the two files of the incoming migration: how it arrives (incoming.c) and how it ends
- * (incoming_run.c). */
+/* Between the files of the incoming migration: how it is prepared (incoming.c), what it receives
+ * (incoming_files.c) and how it ends (incoming_run.c). */
 #ifndef FM_MIGRATION_INCOMING_INTERNAL_H
 #define FM_MIGRATION_INCOMING_INTERNAL_H
 
@@ -11,8 +11,8 @@ int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_err
 int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err);
 /* Tries again to remove what is left of a discarded one. */
 int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
-/* Asks the source once for its decision and follows it, after the commit whether it has let go; true
- * when there is more to ask. */
+/* Asks the source once for its decision and follows it, after the commit whether it has let go;
+ * true when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
 /* From the journal into the table. */
 struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,

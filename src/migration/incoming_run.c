@@ -79,6 +79,26 @@ static int release(struct fm_incoming *in, struct fm_error *err)
                : p->state.ops->restore_resume(p->state.ctx, in->restore, switch_network, in, err);
 }
 
+/* Sockets of the first attempt may still be closing in its network namespace, where the addresses
+ * are taken then: a new one. */
+static int renew_network(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    json_t *known = NULL;
+    if (!in->has_endpoint)
+        return 0;
+    p->network.ops->neighbours(p->network.ctx, &in->endpoint, &known, NULL);
+    json_auto_t *neighbours = known;
+    int rc = p->network.ops->unstage(p->network.ctx, &in->endpoint, err);
+    if (rc == 0)
+        rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
+    if (rc == 0)
+        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, in->source.address, err);
+    if (rc == 0 && neighbours)
+        p->network.ops->set_neighbours(p->network.ctx, &in->endpoint, neighbours, NULL);
+    return rc;
+}
+
 /* The held restore died with its daemon or its CRIU: the images are here, verified, so it is
  * restored again. */
 static int restore_again(struct fm_incoming *in, struct fm_error *err)
@@ -89,6 +109,8 @@ static int restore_again(struct fm_incoming *in, struct fm_error *err)
         rc = p->runtime.ops->remove(p->runtime.ctx, in->container->name, err);
     if (rc == 0)
         rc = renew_root(in, err);
+    if (rc == 0)
+        rc = renew_network(in, err);
     if (rc == 0)
         rc = fm_incoming_start_restore(in, err);
     if (rc == 0)

@@ -319,9 +319,10 @@ static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook r
     const struct fm_runtime *runtime = ctx;
     struct fm_error why = {0};
     int rc = fm_session_answer(restore->session, true, NULL, err);
+    /* The runtime is not needed any more. */
     if (rc == 0)
-        rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS,
-                         FM_SESSION_PRE_RESUME, NULL, FM_SESSION_OTHER, NULL, err);
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL,
+                         FM_SESSION_OTHER, NULL, err);
     if (rc < 0)
         return explain(runtime, &restore->job, err);
     if (runtime->ops->remember && runtime->ops->remember(runtime->ctx, restore->id, &why) < 0)

@@ -257,6 +257,19 @@ END
     assert_nothing_new b "$FM_WORK/b.before"
 }
 
+# A dump that nobody holds ends its container.
+@test "an interposer that finds no daemon dumps nothing" {
+    snapshot b >"$FM_WORK/b.before"
+    daemon_restart a "FLEXIMIGRATE_FAULT=runtime.checkpoint=run:$(script unlink <<'END'
+rm /var/lib/fleximigrate/migrations/*/criu.sock
+END
+    )"
+    refused 5 a migrate web --to host-b
+    daemon_restart a
+    [[ $stderr == *"rolled back from EXECUTION: the runtime's checkpoint failed"* ]]
+    assert_nothing_new b "$FM_WORK/b.before"
+}
+
 # --- configuration ---
 
 @test "a malformed configuration: line and column" {
