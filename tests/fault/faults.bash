@@ -10,7 +10,8 @@ load ../integration/lib
 # shellcheck disable=SC2154  # the library's
 kill_one=$top/tests/fault/kill-one
 ip=10.88.0.5
-volume=/var/lib/volumes/fault
+limits=()
+volume=/var/lib/fault-volume
 
 faults_start()
 {
@@ -49,7 +50,10 @@ ensure_redis()
 {
     source=a
     [ "$(status_on b redis)" != running ] || source=b
-    [ "$(status_on $source redis)" = running ] || run_redis $source redis "$ip" "$@"
+    if [ "$(status_on $source redis)" != running ]; then
+        on $source mkdir -p "$volume"
+        run_redis $source redis "$ip" --volume "$volume:/volume" "$@"
+    fi
     destination=$(other_of $source)
 }
 
@@ -87,14 +91,26 @@ forget_layers()
     on "$1" sh -c 'rm -rf /var/lib/fleximigrate/images/layers/*'
 }
 
-# begin_migration [OPTION…]
+# begin_migration [NAME=VALUE…]: with fields of the request.
 begin_migration()
 {
-    cluster_cli "$source" -q migrate redis --to "host-$destination" "$@" >"$FM_WORK/migrate.log" 2>&1 3>&- 4>&- &
-    migrating=$!
+    local request="\"container\": \"redis\", \"destination\": \"host-$destination\"" field
+    for field in "$@"; do
+        request+=", \"${field%%=*}\": ${field#*=}"
+    done
+    on "$source" curl -sf --unix-socket /run/fleximigrate/fleximigrated.sock -d "{$request}" \
+        http://localhost/v1/migrations >"$FM_WORK/migration.json"
 }
 
-# The answer of `migrate` does not matter: its daemon may have died.
+# The wire that was cut is mended.
+mend()
+{
+    local host
+    for host in a b; do
+        on fabric ip link set "host-$host" up
+    done
+}
+
 wait_struck()
 {
     until_true test -e "$FM_WORK/struck" || return 1
@@ -127,7 +143,6 @@ settle()
         done
         return 1
     }
-    wait "$migrating" || true
 }
 
 # --- afterwards ---
@@ -186,16 +201,22 @@ ends()
     [ -s "$FM_WORK/client.json" ] || fail "the client died"
 }
 
+# begin_struck AT STEP WORD…: redis under a client, and a migration that has been struck. `limits` are fields of the request.
+begin_struck()
+{
+    ensure_redis
+    client_start "$ip"
+    strike "$@"
+    begin_migration "${limits[@]}"
+    wait_struck
+}
+
 # struck EXPECTED AT STEP WORD…: one whole case.
 struck()
 {
     local expected=$1
     shift
-    ensure_redis
-    client_start "$ip"
-    strike "$@"
-    begin_migration
-    wait_struck
+    begin_struck "$@"
     revive_daemons
     ends "$expected"
 }
