@@ -37,8 +37,7 @@ final_on()
     limits=(execution_timeout_ms=1500)
     begin_struck destination ready cut:wire@destination
     until_true final_on source failed
-    assert_runs_only_on "$source" redis
-    assert_client_served
+    assert_undisturbed
     ! final_on destination failed || fail "the destination has discarded on its own"
     mend
     ends stays
@@ -86,8 +85,7 @@ stopped_until_rolled_back()
 {
     begin_struck source "$1" stop:daemon@destination
     until_true final_on source failed
-    assert_runs_only_on "$source" redis
-    assert_client_served
+    assert_undisturbed
     kill -CONT "$(daemon_pid "$destination")"
     ends stays
 }

@@ -21,7 +21,7 @@ teardown()
 @test "killed before the decision: the container runs on where it was" {
     each_case <<END
 stays source dumped kill:daemon@source
-stays source criu.post-dump kill:criu@source
+stays source criu.post-dump kill:interposer@source
 stays destination ready kill:daemon@destination
 stays source decide kill:daemon@destination kill:daemon@source
 END

@@ -232,13 +232,13 @@ freezer_of()
 
 # --- what a host holds ---
 
-# All programs on a host, without the holder and without what is in a container.
+# All programs on a host, without what is in a container.
 helpers_on()
 {
-    local pid
+    local pid words
     for pid in $(cat "/sys/fs/cgroup/pids/fm-$cluster_prefix/host-$1/cgroup.procs" \
         "/sys/fs/cgroup/fm-$cluster_prefix/host-$1/cgroup.procs" 2>/dev/null); do
-        tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null && echo
+        { mapfile -d '' words <"/proc/$pid/cmdline"; } 2>/dev/null && echo "${words[*]}"
     done
 }
 
@@ -249,20 +249,19 @@ snapshot()
     local host=$1
     {
         helpers_on "$host" | grep -E 'runc|criu|shim' | sed 's/^/process /' || true
-        # shellcheck disable=SC2016  # the host's shell expands it
         on "$host" sh -c '
-            cut -d" " -f2,3 /proc/self/mounts | grep fleximigrate | sed "s/^/mount /"
-            find /run/fleximigrate/netns /run/netns -mindepth 1 -printf "netns %f\\n" 2>/dev/null
-            ls /sys/class/net | sed "s/^/device /"
-            bridge fdb | grep -Ev "^(33:33|01:00:5e)| self permanent" | sed "s/^/fdb /"
+            sed -n "/fleximigrate/s/^[^ ]* \([^ ]* [^ ]*\).*/mount \1/p" /proc/self/mounts
+            find /run/fleximigrate/netns /run/netns -mindepth 1 -printf "netns %f\n" 2>/dev/null
+            find /sys/class/net -mindepth 1 -printf "device %f\n"
+            bridge fdb | sed -E "/^(33:33|01:00:5e)| self permanent/d; s/^/fdb /"
             find /run/fleximigrate /run/runc /var/lib/fleximigrate -xdev -type d ! -path "*/images/layers/*/*" \
                 ! -path "*/containers/*/*/*" ! -path /run/fleximigrate/netns \
-                ! -path /var/lib/fleximigrate/containers 2>/dev/null | sed "s/^/directory /"
-            find /var/lib/fleximigrate/migrations /var/lib/fleximigrate/images/layers -maxdepth 1 -mindepth 1 2>/dev/null |
-                sed "s/^/entry /"
-            ls -A /run /run/lock | sed "s/^/file /"'
+                ! -path /var/lib/fleximigrate/containers -printf "directory %p\n" 2>/dev/null
+            find /var/lib/fleximigrate/migrations /var/lib/fleximigrate/images/layers -maxdepth 1 -mindepth 1 \
+                -printf "entry %p\n" 2>/dev/null
+            find /run /run/lock -maxdepth 1 -mindepth 1 -printf "file %p\n"'
         find "/sys/fs/cgroup/fm-$cluster_prefix/$host" /sys/fs/cgroup/*/"fm-$cluster_prefix/$host" \
-            -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sed 's/^/cgroup /' || true
+            -mindepth 1 -maxdepth 1 -type d -printf 'cgroup %p\n' 2>/dev/null || true
     } | sort
 }
 
@@ -313,8 +312,7 @@ last_migration()
 # transitions_of HOST ID: from the journal, as in "PENDING PLANNING FAILED ROLLBACK FAILED."
 transitions_of()
 {
-    cluster_cli "$1" --json migration show "$2" |
-        jq -r '[.transitions[] | .to + (if .final then "." else "" end)] | join(" ")'
+    cluster_cli "$1" --json migration show "$2" | path_of
 }
 
 # logged_of HOST ID: this migration's lines of the log, from the first to the final one.
@@ -343,15 +341,21 @@ reporters_of()
 # state before it.
 assert_path()
 {
-    local journal logged bad
-    journal=$(transitions_of "$1" "$2")
+    local document journal logged bad
+    document=$(cluster_cli "$1" --json migration show "$2")
+    journal=$(path_of <<<"$document")
     logged=$(logged_transitions_of "$1" "$2")
     [ "$journal" = "$3" ] || fail "journal: $journal; expected: $3"
     [ "$logged" = "$3" ] || fail "log: $logged; expected: $3"
     bad=$(logged_of "$1" "$2" | grep -vE '^(DEBUG|INFO|WARN|ERROR) \[(MigrationManager|PolicyEnforcer|DecisionEngine|ResourceAllocator|ContainerManager|NetworkManager|StateSynchronizer|ResourceMonitor)\]: .*\.$' || true)
     [ -z "$bad" ] || fail "not the log's format: $bad"
-    cluster_cli "$1" --json migration show "$2" | jq -e '
-        [.transitions[].from] == [null] + [.transitions[:-1][].to]' >/dev/null || fail "the states do not follow each other"
+    jq -e '[.transitions[].from] == [null] + [.transitions[:-1][].to]' <<<"$document" >/dev/null ||
+        fail "the states do not follow each other"
+}
+
+path_of()
+{
+    jq -r '[.transitions[] | .to + (if .final then "." else "" end)] | join(" ")'
 }
 
 # assert_one_error_line: after `run --separate-stderr`.

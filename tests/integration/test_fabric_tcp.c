@@ -145,8 +145,8 @@ static void bulk(bool commit)
     assert_true(wait_for_bytes(&server, BULK_BYTES / 8, 20000));
 
     CALL(host_a, LAB_HOLD_PREPARE, SERVER);
+    CALL(host_a, LAB_HOLD_ENGAGE); /* first, else the window may be full and nothing is in flight */
     tcp_server_freeze(&server);
-    CALL(host_a, LAB_HOLD_ENGAGE);
     lab_sleep_ms(120);
     if (commit)
         tcp_server_move(&server, s.b);
