@@ -59,7 +59,7 @@ struct fm_runtime_ops {
     int (*run)(void *ctx, const struct fm_runtime_run *run, struct fm_error *err);
     /* Runs argv inside; the three descriptors stay the caller's. *exit_code as of the command. */
     int (*exec)(void *ctx, const char *id, const char *const *argv, const int fds[3],
-                int *exit_code, struct fm_error *err);
+                uint64_t timeout_ms, int *exit_code, struct fm_error *err);
     int (*kill)(void *ctx, const char *id, int signal, struct fm_error *err);
     /* Kills what is left and forgets the container; a container that is not there is no error. */
     int (*remove)(void *ctx, const char *id, struct fm_error *err);

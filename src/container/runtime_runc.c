@@ -299,7 +299,7 @@ static char *read_memfd(int fd)
 }
 
 static int runc_exec(void *ctx, const char *id, const char *const *argv, const int fds[3],
-                     int *exit_code, struct fm_error *err)
+                     uint64_t timeout_ms, int *exit_code, struct fm_error *err)
 {
     const struct runc *r = ctx;
     fm_autoclose int log = memfd_create("runc-exec", MFD_CLOEXEC);
@@ -324,6 +324,7 @@ static int runc_exec(void *ctx, const char *id, const char *const *argv, const i
         .stderr_fd = fds[2],
         .keep_fds = &log,
         .keep_fd_count = 1,
+        .timeout_ms = timeout_ms,
     };
     ret = fm_subprocess_run(&options, &result, err);
     if (ret == 0)

@@ -1,10 +1,10 @@
 /* fleximigrate-criu: stands between an OCI runtime and CRIU.
  *
  * Started as `criu swrk FD` it looks at the first request. If a daemon listens beside the images
- * directory, every step of the dump or restore is reported to it and waits for its word; otherwise,
- * and for every other command, the real CRIU takes this process over, untouched. When the daemon,
- * the runtime or this program dies, the next step of CRIU fails: a dump lets the tasks run on, a
- * restore kills what it had made. */
+ * directory, every step of the dump or restore is reported to it and waits for its word; one for
+ * which nobody listens is refused. For every other command the real CRIU takes this process over.
+ * When the daemon, the runtime or this program dies, the next step of CRIU fails: a dump lets the
+ * tasks run on, a restore kills what it had made. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>

@@ -3,6 +3,7 @@
 #ifndef FM_MIGRATION_COMPONENTS_H
 #define FM_MIGRATION_COMPONENTS_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "cluster/store.h"
@@ -16,6 +17,8 @@
 #include "migration/state_interface.h"
 #include "network/network.h"
 
+struct fm_incoming_table;
+
 struct fm_components {
     const char *host;           /* this host's name */
     const char *advertise;      /* its underlay address */
@@ -28,6 +31,8 @@ struct fm_components {
     struct fm_links links; /* to other hosts */
     struct fm_image_store *images;
     struct fm_bundle_config bundles;
+    pthread_mutex_t images_lock; /* from an import to its record, and while layers are pruned */
+    struct fm_incoming_table *incoming; /* whose layers are in use too; NULL: none */
     struct fm_events *events;
     struct fm_slots *slots_in;            /* incoming ones; NULL: no limit */
     struct fm_slots *slots;               /* migrations at a time */

@@ -394,8 +394,14 @@ static int recover_committed(struct fm_migration *m, struct fm_error *err)
 static int tidy_up(struct fm_migration *m, struct fm_error *err)
 {
     char how[160] = "Clean-up is complete";
-    int rc = m->fsm.state == FM_STATE_COMPLETED ? fm_handover_complete(m, err)
-                                                : roll_back(m, how, sizeof(how), err);
+    int rc = 0;
+    /* What a later migration of the container has made of it is none of this one's business. */
+    if (!fm_journal_is_latest(m->parts->journal, m->id, m->options.container))
+        snprintf(how, sizeof(how), "A later migration has followed");
+    else if (m->fsm.state == FM_STATE_COMPLETED)
+        rc = fm_handover_complete(m, err);
+    else
+        rc = roll_back(m, how, sizeof(how), err);
     fm_handover_disconnect(m);
     fm_slots_release(m->parts->slots);
     m->in_slot = false;

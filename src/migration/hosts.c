@@ -56,7 +56,7 @@ static json_t *ask(struct fm_components *p, const struct fm_host *host, struct f
     return answer;
 }
 
-static void mark(struct fm_components *p, json_t *doc, bool self, bool online)
+static void mark(json_t *doc, bool self, bool online)
 {
     char now[32];
     json_object_set_new(doc, "self", json_boolean(self));
@@ -65,9 +65,6 @@ static void mark(struct fm_components *p, json_t *doc, bool self, bool online)
         return;
     json_object_set_new(doc, "last_seen",
                         json_string(fm_format_time(fm_realtime_us(), now, sizeof(now))));
-    if (!self)
-        p->store.ops->put(p->store.ctx, "host", json_string_value(json_object_get(doc, "name")),
-                          doc, NULL);
 }
 
 /* A host's document with what it says of itself; its answer never overrides how it is reached. */
@@ -78,13 +75,13 @@ static json_t *describe(struct fm_components *p, json_t *doc_to_steal, bool with
     if (fm_host_from_json(doc, &host, NULL) < 0)
         return doc;
     if (fm_streq(host.name, p->host)) {
-        mark(p, doc, true, true);
+        mark(doc, true, true);
         json_auto_t *self = with_facts ? fm_hosts_self(p, NULL) : NULL;
         json_object_update(doc, self);
         return doc;
     }
     json_auto_t *answer = ask(p, &host, NULL);
-    mark(p, doc, false, answer != NULL);
+    mark(doc, false, answer != NULL);
     if (answer)
         json_object_set(doc, "cordoned", json_object_get(answer, "cordoned"));
     if (with_facts && answer)
@@ -139,7 +136,7 @@ json_t *fm_hosts_add(struct fm_components *p, const json_t *request, struct fm_e
     struct fm_error unreachable = {0};
     json_auto_t *answer = ask(p, &host, &unreachable);
     json_t *doc = fm_host_to_json(&host);
-    mark(p, doc, false, answer != NULL);
+    mark(doc, false, answer != NULL);
     if (p->store.ops->put(p->store.ctx, "host", name, doc, err) < 0) {
         json_decref(doc);
         return NULL;

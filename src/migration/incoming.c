@@ -25,6 +25,7 @@
 struct fm_incoming_table {
     struct fm_components *parts;
     pthread_mutex_t lock;
+    pthread_mutex_t admission; /* from the check of a name to its entry */
     struct fm_incoming *first;
 };
 
@@ -45,6 +46,7 @@ struct fm_incoming_table *fm_incoming_table_new(struct fm_components *parts)
     struct fm_incoming_table *t = fm_xcalloc(1, sizeof(*t));
     t->parts = parts;
     pthread_mutex_init(&t->lock, NULL);
+    pthread_mutex_init(&t->admission, NULL);
     return t;
 }
 
@@ -121,6 +123,20 @@ static struct fm_incoming *find_active_by_name(struct fm_incoming_table *t, cons
     return in;
 }
 
+bool fm_incoming_is_coming(struct fm_incoming_table *t, const char *name)
+{
+    return find_active_by_name(t, name) != NULL;
+}
+
+void fm_incoming_layers(struct fm_incoming_table *t, struct fm_strv *layers)
+{
+    pthread_mutex_lock(&t->lock);
+    for (struct fm_incoming *in = t->first; in; in = in->next)
+        if (in->stage < FM_STAGE_DONE && in->container->layers.count)
+            fm_strv_add_all(layers, (const char *const *)in->container->layers.items);
+    pthread_mutex_unlock(&t->lock);
+}
+
 static void add(struct fm_incoming_table *t, struct fm_incoming *in)
 {
     pthread_mutex_lock(&t->lock);
@@ -133,25 +149,47 @@ static void add(struct fm_incoming_table *t, struct fm_incoming *in)
 
 /* A migration of ours after its commit, whose rollback brings the container back: then the name is
  * free for it. */
-static bool is_return_of_ours(struct fm_components *p, const char *return_of)
+static bool is_return_of_ours(struct fm_components *p, const char *return_of, const char *container,
+                              const char *peer)
 {
-    return return_of && *return_of && fm_journal_has(p->journal, return_of, FM_STEP_RETURN, NULL);
+    json_auto_t *doc =
+        return_of && *return_of ? fm_journal_load(p->journal, return_of, NULL) : NULL;
+    bool open = !json_is_true(json_object_get(doc, "final")) ||
+                json_is_true(json_object_get(doc, "needs_attention"));
+    return doc && open && !json_object_get(doc, "role") &&
+           fm_streq(json_string_value(json_object_get(doc, "container")), container) &&
+           (!peer || fm_streq(json_string_value(json_object_get(doc, "destination")), peer)) &&
+           fm_journal_has(p->journal, return_of, FM_STEP_RETURN, NULL);
 }
 
-static bool name_taken(struct fm_incoming_table *t, const char *name, const char *return_of)
+static bool name_taken(struct fm_incoming_table *t, const char *name, bool returns)
 {
     struct fm_components *p = t->parts;
     struct fm_runtime_state state;
     if (find_active_by_name(t, name))
         return true;
-    if (is_return_of_ours(p, return_of))
+    if (returns)
         return false;
     json_auto_t *record = p->store.ops->get(p->store.ctx, "container", name, NULL);
     return record || p->runtime.ops->state(p->runtime.ctx, name, &state, NULL) == 0;
 }
 
-static bool address_taken(struct fm_components *p, const struct fm_container *c)
+static bool address_is_coming(struct fm_incoming_table *t, const struct fm_container *c)
 {
+    pthread_mutex_lock(&t->lock);
+    struct fm_incoming *in = t->first;
+    while (in && (in->stage >= FM_STAGE_RUNNING || !c->ip || !fm_streq(in->container->ip, c->ip) ||
+                  fm_streq(in->container->name, c->name)))
+        in = in->next;
+    pthread_mutex_unlock(&t->lock);
+    return in != NULL;
+}
+
+static bool address_taken(struct fm_incoming_table *t, const struct fm_container *c)
+{
+    struct fm_components *p = t->parts;
+    if (address_is_coming(t, c))
+        return true;
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);
     size_t i;
     json_t *doc;
@@ -180,9 +218,10 @@ json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struc
     if (!facts)
         return NULL;
     const char *return_of = json_string_value(json_object_get(body, "return_of"));
-    json_t *state = fm_preflight_destination_state(c, json_object_get(body, "needs"),
-                                                   name_taken(t, c->name, return_of),
-                                                   address_taken(p, c), is_cordoned(p));
+    json_t *state = fm_preflight_destination_state(
+        c, json_object_get(body, "needs"),
+        name_taken(t, c->name, is_return_of_ours(p, return_of, c->name, NULL)), address_taken(t, c),
+        is_cordoned(p));
     return json_pack("{s:O, s:o}", "facts", facts, "state", state);
 }
 
@@ -286,10 +325,10 @@ static int check_request(struct fm_incoming_table *t, const struct fm_incoming *
         return fm_error_set(err, FM_E_REFUSED,
                             "host '%s' is cordoned: `fleximigrate host uncordon %s`", p->host,
                             p->host);
-    if (name_taken(t, name, in->return_of))
+    if (name_taken(t, name, *in->return_of))
         return fm_error_set(err, FM_E_REFUSED, "container '%s' exists on host '%s' already", name,
                             p->host);
-    if (address_taken(p, in->container))
+    if (address_taken(t, in->container))
         return fm_error_set(err, FM_E_REFUSED, "address %s is in use on host '%s'",
                             in->container->ip, p->host);
     return 0;
@@ -376,13 +415,20 @@ static json_t *missing_layers(struct fm_incoming *in)
     return missing;
 }
 
+/* True when this container left the volume's content here when it moved away. */
+static bool was_left_by(struct fm_components *p, const char *path, const char *container)
+{
+    json_auto_t *mark = p->store.ops->get(p->store.ctx, "volume", path, NULL);
+    return fm_streq(json_string_value(json_object_get(mark, "container")), container);
+}
+
 /* Volumes land at the same path as on the source; somebody else's content is never overwritten. */
 static int stage_volumes(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     for (size_t i = 0; i < in->container->volume_count; i++) {
         const struct fm_volume *v = &in->container->volumes[i];
-        json_auto_t *left = p->store.ops->get(p->store.ctx, "volume", v->source, NULL);
+        bool left = was_left_by(p, v->source, in->container->name);
         if (v->shared)
             continue;
         if (!left && fm_file_exists(v->source) && rmdir(v->source) < 0 && errno != ENOENT)
@@ -421,6 +467,28 @@ static int stage(struct fm_incoming *in, const json_t *body, struct fm_error *er
     return rc;
 }
 
+/* Checks and enters it in one go: of two that come at once for a name or an address, one gets it.
+ */
+static int admit(struct fm_incoming_table *t, struct fm_incoming *in, const char *peer,
+                 struct fm_error *err)
+{
+    struct fm_components *p = t->parts;
+    /* Whose return it claims to be decides what may be replaced here: only what is true counts. */
+    if (!is_return_of_ours(p, in->return_of, in->container->name, peer))
+        in->return_of[0] = '\0';
+    json_auto_t *doc = to_json(in);
+    pthread_mutex_lock(&t->admission);
+    int rc = clear_leftovers(t, in->container->name, err);
+    if (rc == 0)
+        rc = check_request(t, in, peer, err);
+    if (rc == 0)
+        rc = fm_journal_create(p->journal, in->id, FM_ROLE_DESTINATION, doc, err);
+    if (rc == 0)
+        add(t, in);
+    pthread_mutex_unlock(&t->admission);
+    return rc;
+}
+
 json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const json_t *body,
                             struct fm_incoming **out, struct fm_error *err)
 {
@@ -434,14 +502,10 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
     struct fm_incoming *in =
         incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
                      json_string_value(json_object_get(body, "return_of")), err);
-    json_auto_t *doc = in ? to_json(in) : NULL;
-    if (!in || clear_leftovers(t, in->container->name, err) < 0 ||
-        check_request(t, in, peer, err) < 0 ||
-        fm_journal_create(p->journal, id, FM_ROLE_DESTINATION, doc, err) < 0) {
+    if (!in || admit(t, in, peer, err) < 0) {
         incoming_free(in);
         return NULL;
     }
-    add(t, in);
     *out = in;
     int rc = fm_journal_step(p->journal, id, FM_STEP_RESERVE, NULL, err);
     if (rc == 0)
@@ -485,7 +549,7 @@ int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err)
 
 int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
-    if (in->stage != FM_STAGE_PREPARING)
+    if (in->stage != FM_STAGE_PREPARING || in->restore)
         return fm_error_set(err, FM_E_PROTOCOL, "ARM in stage %s", fm_stage_text(in->stage));
     const json_t *descriptors = json_object_get(body, "descriptors");
     fm_autofree char *images = fm_strf("%s/images", in->dir);

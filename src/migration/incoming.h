@@ -69,6 +69,10 @@ struct fm_incoming *fm_incoming_find(struct fm_incoming_table *t, const char *id
 /* As above, also one that only the journal knows. */
 struct fm_incoming *fm_incoming_recall(struct fm_incoming_table *t, const char *id,
                                        struct fm_error *err);
+/* True while a container of this name is on its way here and does not run yet. */
+bool fm_incoming_is_coming(struct fm_incoming_table *t, const char *name);
+/* Adds the layers of all that is coming. */
+void fm_incoming_layers(struct fm_incoming_table *t, struct fm_strv *layers);
 size_t fm_incoming_active(struct fm_incoming_table *t);
 
 /* Each is one request of the source (migration.md). The answer is a new reference, NULL with err.

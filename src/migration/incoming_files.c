@@ -45,6 +45,8 @@ static int receive_volume(struct fm_incoming *in, struct fm_connection *c, const
     if (fm_parse_int(index, 0, (int64_t)in->container->volume_count - 1, &i, err) < 0)
         return fm_error_set(err, FM_E_PROTOCOL, "volume %s does not belong to the container",
                             index);
+    if (in->container->volumes[i].shared)
+        return fm_error_set(err, FM_E_PROTOCOL, "volume %s is shared and is not copied", index);
     return fm_tree_receive(c, in->container->volumes[i].source, in->max_bytes, NULL, err);
 }
 
@@ -107,7 +109,7 @@ int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const str
         return fm_error_set(err, FM_E_PROTOCOL, "images after READY");
     if (fm_streq(name, "log"))
         return receive_log(in, c, offset, err);
-    if (in->stage != FM_STAGE_ARMED)
-        return fm_error_set(err, FM_E_PROTOCOL, "images before ARM");
+    if (in->stage != FM_STAGE_ARMED || !in->receiver)
+        return fm_error_set(err, FM_E_PROTOCOL, "images before ARM, or after FROZEN");
     return fm_restore_receive_image(in->receiver, c, frame, err);
 }

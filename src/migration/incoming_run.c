@@ -42,7 +42,7 @@ int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_err
 {
     struct fm_components *p = in->parts;
     uint64_t bytes = 0;
-    if (in->stage != FM_STAGE_ARMED)
+    if (in->stage != FM_STAGE_ARMED || !in->receiver)
         return fm_error_set(err, FM_E_PROTOCOL, "FROZEN in stage %s", fm_stage_text(in->stage));
     int rc = fm_restore_receive_finish(FM_MOVE(in->receiver), json_object_get(body, "manifest"),
                                        &bytes, err);
@@ -151,6 +151,27 @@ static void note(int rc, struct fm_error *e, size_t *n)
         e[*n] = (struct fm_error){0};
 }
 
+/* Removes the volumes that this migration made, and no others: one that was refused is somebody's.
+ */
+static int discard_volumes(struct fm_incoming *in, struct fm_error *err)
+{
+    json_auto_t *doc = fm_journal_load(in->parts->journal, in->id, err);
+    int rc = doc ? 0 : fm_error_result(err);
+    size_t i;
+    json_t *step;
+    json_array_foreach(json_object_get(doc, "steps"), i, step)
+    {
+        const char *path =
+            json_string_value(json_object_get(json_object_get(step, "detail"), "path"));
+        if (path &&
+            fm_streq(json_string_value(json_object_get(step, "step")),
+                     fm_step_text(FM_STEP_STAGE_VOLUME)) &&
+            fm_remove_tree(path, err) < 0)
+            rc = fm_error_result(err);
+    }
+    return rc;
+}
+
 /* Undoes all that was staged. Tries every step; the first error is kept. */
 static int discard(struct fm_incoming *in, struct fm_error *err)
 {
@@ -172,9 +193,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
         note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_VOLUME, NULL))
-        for (size_t i = 0; i < in->container->volume_count; i++)
-            if (!in->container->volumes[i].shared)
-                fm_remove_tree(in->container->volumes[i].source, NULL);
+        note(discard_volumes(in, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL)) {
         int rc = p->store.ops->remove(p->store.ctx, "container", in->container->name, &e[n]);
         note(e[n].code == FM_E_NOT_FOUND ? 0 : rc, e, &n);
@@ -207,6 +226,25 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_DISCARDED, err);
 }
 
+/* Before the source hears that it is gone it must be: else two might run. The stage stays when a
+ * process is left. */
+static int discard_for_good(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    enum fm_stage stage = in->stage;
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+    struct fm_error e = {0};
+    discard(in, &e);
+    int rc = p->runtime.ops->processes(p->runtime.ctx, in->container->name, &pids, &count, err);
+    if ((rc == 0 && count == 0) || rc == -FM_E_NOT_FOUND)
+        return 0;
+    fm_incoming_enter(in, stage, NULL);
+    return rc < 0 ? rc
+                  : fm_error_set(err, FM_E_FAILED, "processes of '%s' do not end on host '%s': %s",
+                                 in->container->name, p->host, e.text);
+}
+
 /* After COMMIT and still no way to run it: gives it up for good, so that the source may restore its
  * copy. */
 static int give_up(struct fm_incoming *in, struct fm_error *err)
@@ -214,7 +252,8 @@ static int give_up(struct fm_incoming *in, struct fm_error *err)
     struct fm_error why = *err;
     fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "%s cannot run here: %s.", in->container->name,
            why.text);
-    discard(in, NULL);
+    if (discard_for_good(in, err) < 0)
+        return fm_error_result(err);
     *err = why;
     return fm_error_recode(err, FM_E_ROLLED_BACK);
 }
@@ -307,7 +346,8 @@ static int run_health_command(struct fm_incoming *in, struct fm_error *err)
     int exit_code = 0, rc = 0;
     for (int i = 0; i < h->attempts; i++) {
         const int fds[3] = {-1, -1, -1};
-        rc = p->runtime.ops->exec(p->runtime.ctx, in->container->name, argv, fds, &exit_code, err);
+        rc = p->runtime.ops->exec(p->runtime.ctx, in->container->name, argv, fds, h->timeout_ms,
+                                  &exit_code, err);
         if (rc == 0 && exit_code == 0)
             return 0;
         if (i + 1 < h->attempts)
@@ -431,7 +471,8 @@ int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *e
     int rc = look(in, &alive, err);
     if (rc < 0 || alive)
         return rc;
-    discard(in, NULL);
+    if ((rc = discard_for_good(in, err)) < 0)
+        return rc;
     return fm_error_set(err, FM_E_ROLLED_BACK, "container '%s' is dead on host '%s'",
                         in->container->name, p->host);
 }

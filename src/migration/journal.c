@@ -308,6 +308,22 @@ json_t *fm_journal_return_of(struct fm_journal *j, const char *id, const char *r
     return sqlite3_step(s) == SQLITE_ROW ? column_json(s, 0) : NULL;
 }
 
+bool fm_journal_is_latest(struct fm_journal *j, const char *id, const char *container)
+{
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "SELECT 1 FROM migrations WHERE json_extract(doc, '$.container') = ?"
+                         " AND rowid > (SELECT rowid FROM migrations WHERE id = ?)"
+                         " AND coalesce(json_extract(doc, '$.return_of'), '') <> ? LIMIT 1",
+                         NULL);
+    if (!s)
+        return false;
+    bind_text(s, 1, container);
+    bind_text(s, 2, id);
+    bind_text(s, 3, id);
+    return sqlite3_step(s) == SQLITE_DONE;
+}
+
 json_t *fm_journal_list(struct fm_journal *j, size_t limit, struct fm_error *err)
 {
     HOLD_LOCK(j);

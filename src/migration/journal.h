@@ -92,6 +92,9 @@ json_t *fm_journal_return_of(struct fm_journal *j, const char *id, const char *r
 
 /* The document with "transitions" and "steps" added; new reference, NULL with FM_E_NOT_FOUND. */
 json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *err);
+/* True when no later migration, on either side, names the same container; its own way back does not
+ * count. */
+bool fm_journal_is_latest(struct fm_journal *j, const char *id, const char *container);
 /* Documents, newest first, at most `limit`; new reference. */
 json_t *fm_journal_list(struct fm_journal *j, size_t limit, struct fm_error *err);
 /* [{"id","role"}] of migrations that are not final, oldest first; new reference. */

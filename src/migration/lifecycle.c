@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/incoming.h"
 
 #define MAX_EXEC_OUTPUT (1u << 20)
 
@@ -117,7 +118,7 @@ int fm_lifecycle_layer_dirs(struct fm_components *p, const struct fm_container *
     return 0;
 }
 
-int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
+static int prune_layers(struct fm_components *p, struct fm_error *err)
 {
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", err);
     fm_cleanup(fm_strv_free) struct fm_strv used = {0};
@@ -125,9 +126,19 @@ int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
     json_t *doc, *layer;
     if (!docs)
         return fm_error_result(err);
+    if (p->incoming)
+        fm_incoming_layers(p->incoming, &used);
     json_array_foreach(docs, i, doc) json_array_foreach(json_object_get(doc, "layers"), k, layer)
         fm_strv_add(&used, json_string_value(layer));
     return fm_image_store_prune(p->images, &used, err);
+}
+
+int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
+{
+    pthread_mutex_lock(&p->images_lock);
+    int rc = prune_layers(p, err);
+    pthread_mutex_unlock(&p->images_lock);
+    return rc;
 }
 
 /* --- run --- */
@@ -308,26 +319,50 @@ static int check_unused(struct fm_components *p, const char *name, struct fm_err
     return 0;
 }
 
+/* Address, MAC and gateway as the fabric completes them. */
+static int complete_address(struct fm_components *p, struct fm_container *c,
+                            struct fm_endpoint *endpoint, struct fm_error *err)
+{
+    if (!c->ip)
+        return 0;
+    int rc = p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, endpoint, err);
+    if (rc < 0)
+        return rc;
+    free(c->ip);
+    free(c->mac);
+    free(c->gateway);
+    c->ip = fm_xstrdup(endpoint->ip);
+    c->mac = fm_xstrdup(endpoint->mac);
+    c->gateway = *endpoint->gateway ? fm_xstrdup(endpoint->gateway) : NULL;
+    return 0;
+}
+
+/* The image is imported and the record written before anybody may prune the layers. */
+static struct fm_container *enter_container(struct fm_components *p, const json_t *request,
+                                            struct fm_endpoint *endpoint, struct fm_error *err)
+{
+    pthread_mutex_lock(&p->images_lock);
+    struct fm_container *c = new_container(p, request, err);
+    int rc = c ? check_unused(p, c->name, err) : fm_error_result(err);
+    if (rc == 0)
+        rc = complete_address(p, c, endpoint, err);
+    if (rc == 0 && (rc = save(p, c, err)) < 0)
+        p->store.ops->remove(p->store.ctx, "container", c->name, &(struct fm_error){0});
+    pthread_mutex_unlock(&p->images_lock);
+    if (rc == 0)
+        return c;
+    fm_container_free(c);
+    return NULL;
+}
+
 json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err)
 {
     struct fm_endpoint endpoint;
-    fm_autocontainer struct fm_container *c = new_container(p, request, err);
+    fm_autocontainer struct fm_container *c = enter_container(p, request, &endpoint, err);
     if (!c)
         return NULL;
-    if (check_unused(p, c->name, err) < 0)
-        return NULL;
     bool has_endpoint = c->ip != NULL;
-    if (has_endpoint) {
-        if (p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, &endpoint, err) < 0)
-            return NULL;
-        free(c->ip);
-        free(c->mac);
-        free(c->gateway);
-        c->ip = fm_xstrdup(endpoint.ip);
-        c->mac = fm_xstrdup(endpoint.mac);
-        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
-    }
-    if (save(p, c, err) < 0 || start(p, c, &endpoint, has_endpoint, err) < 0) {
+    if (start(p, c, &endpoint, has_endpoint, err) < 0) {
         undo_run(p, c, &endpoint, has_endpoint);
         return NULL;
     }
@@ -444,8 +479,8 @@ json_t *fm_lifecycle_exec(struct fm_components *p, const char *name, const json_
     fm_autoclose int errors = memfd_create("stderr", MFD_CLOEXEC);
     const int fds[3] = {-1, out, errors};
     int exit_code = 0;
-    if (p->runtime.ops->exec(p->runtime.ctx, name, (const char *const *)argv.items, fds, &exit_code,
-                             err) < 0)
+    if (p->runtime.ops->exec(p->runtime.ctx, name, (const char *const *)argv.items, fds, 0,
+                             &exit_code, err) < 0)
         return NULL;
     fm_autofree char *out_text = slurp(out);
     fm_autofree char *error_text = slurp(errors);

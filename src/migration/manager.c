@@ -84,6 +84,27 @@ static int enter(struct fm_manager *m, struct fm_migration *migration, bool reco
                                   migration->options.container);
 }
 
+/* In recovery an older migration of the same container is settled first. */
+static int enter_in_turn(struct fm_manager *m, struct fm_migration *migration, struct running **out,
+                         struct fm_error *err)
+{
+    pthread_mutex_lock(&m->lock);
+    while (!m->closing && is_busy(m, migration->options.container))
+        pthread_cond_wait(&m->changed, &m->lock);
+    pthread_mutex_unlock(&m->lock);
+    return enter(m, migration, true, out, err);
+}
+
+/* A migration that was written down but could not begin is over. */
+static void close_row(struct fm_migration *migration, const struct fm_error *why)
+{
+    migration->reason = *why;
+    fm_migration_to(migration, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER, "Requested.");
+    fm_migration_to(migration, FM_STATE_FAILED, true, FM_MIGRATION_MANAGER, "Not begun: %s.",
+                    why->text);
+    fm_migration_free(migration);
+}
+
 static int start_thread(struct running *r, struct fm_error *err)
 {
     pthread_t thread;
@@ -137,10 +158,12 @@ static int give_back(void *ctx, const char *container, const char *destination,
     struct fm_migration *migration = fm_migration_new(&m->parts, &options, return_of, err);
     struct running *r = NULL;
     int rc = migration ? enter(m, migration, false, &r, err) : fm_error_result(err);
-    if (rc == 0)
-        rc = fm_coordinator_run(migration, err);
-    if (r)
-        unlink_running(m, r);
+    if (rc < 0 && migration)
+        close_row(migration, err);
+    if (rc < 0)
+        return rc;
+    rc = fm_coordinator_run(migration, err);
+    unlink_running(m, r);
     free(r);
     fm_migration_free(migration);
     return rc;
@@ -339,7 +362,7 @@ static int recover(struct fm_manager *m, struct fm_error *err)
         bool source = fm_streq(json_string_value(json_object_get(entry, "role")), FM_ROLE_SOURCE);
         struct fm_migration *migration = source ? fm_migration_load(&m->parts, id, &e) : NULL;
         struct running *r = NULL;
-        if (migration && enter(m, migration, true, &r, &e) == 0)
+        if (migration && enter_in_turn(m, migration, &r, &e) == 0)
             start_thread(r, &e);
         else if (!source)
             fm_incoming_recover(m->incoming, id, &e);
@@ -385,7 +408,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
         rc = open_network(m, err);
     if (rc == 0)
         rc = open_wire(m, err);
-    m->incoming = fm_incoming_table_new(p);
+    m->incoming = p->incoming = fm_incoming_table_new(p);
     if (rc == 0)
         fm_image_store_sweep(p->images, NULL);
     if (rc == 0)
@@ -475,7 +498,7 @@ json_t *fm_manager_migrate(struct fm_manager *m, const json_t *request, struct f
     struct running *r = NULL;
     int rc = enter(m, migration, false, &r, err);
     if (rc < 0)
-        fm_migration_free(migration);
+        close_row(migration, err);
     else
         rc = start_thread(r, err);
     if (rc < 0) {

@@ -4,8 +4,20 @@
 #include "migration/hosts.h"
 #include "migration/lifecycle.h"
 
+/* A container that is on its way here is not one of this host yet, and its name is taken. */
+static bool is_coming(struct fm_manager *m, const char *name, struct fm_error *err)
+{
+    bool coming = name && fm_incoming_is_coming(m->incoming, name);
+    if (coming)
+        fm_error_set(err, FM_E_REFUSED,
+                     "container '%s' is on its way to this host: wait for its migration", name);
+    return coming;
+}
+
 json_t *fm_manager_container_run(struct fm_manager *m, const json_t *request, struct fm_error *err)
 {
+    if (is_coming(m, json_string_value(json_object_get(request, "name")), err))
+        return NULL;
     return fm_lifecycle_run(&m->parts, request, err);
 }
 
@@ -16,6 +28,8 @@ json_t *fm_manager_container_list(struct fm_manager *m, struct fm_error *err)
 
 json_t *fm_manager_container_show(struct fm_manager *m, const char *name, struct fm_error *err)
 {
+    if (is_coming(m, name, err))
+        return NULL;
     return fm_lifecycle_show(&m->parts, name, err);
 }
 
@@ -27,13 +41,15 @@ char *fm_manager_container_log(struct fm_manager *m, const char *name, struct fm
 json_t *fm_manager_container_exec(struct fm_manager *m, const char *name, const json_t *request,
                                   struct fm_error *err)
 {
+    if (is_coming(m, name, err))
+        return NULL;
     return fm_lifecycle_exec(&m->parts, name, request, err);
 }
 
 int fm_manager_container_stop(struct fm_manager *m, const char *name, uint64_t timeout_ms,
                               struct fm_error *err)
 {
-    if (fm_manager_is_busy(m, name, err))
+    if (fm_manager_is_busy(m, name, err) || is_coming(m, name, err))
         return -FM_E_REFUSED;
     return fm_lifecycle_stop(&m->parts, name, timeout_ms, err);
 }
@@ -41,7 +57,7 @@ int fm_manager_container_stop(struct fm_manager *m, const char *name, uint64_t t
 int fm_manager_container_remove(struct fm_manager *m, const char *name, bool force,
                                 struct fm_error *err)
 {
-    if (fm_manager_is_busy(m, name, err))
+    if (fm_manager_is_busy(m, name, err) || is_coming(m, name, err))
         return -FM_E_REFUSED;
     return fm_lifecycle_remove(&m->parts, name, force, err);
 }

@@ -1,6 +1,7 @@
 #include "migration/state_interface.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -299,6 +300,12 @@ static bool has_processes(const struct fm_runtime *runtime, const char *id)
     return runtime->ops->processes(runtime->ctx, id, &pids, &count, NULL) == 0 && count > 0;
 }
 
+static bool has_ended(const struct fm_runtime_job *job)
+{
+    struct pollfd status = {.fd = job->pidfd, .events = POLLIN};
+    return poll(&status, 1, 0) > 0;
+}
+
 /* The tasks are complete and stand in their last system call: without CRIU, too, they run from
  * here. What is left is to learn when. */
 static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
@@ -318,8 +325,10 @@ static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook r
 {
     const struct fm_runtime *runtime = ctx;
     struct fm_error why = {0};
-    int rc = fm_session_answer(restore->session, true, NULL, err);
-    /* The runtime is not needed any more. */
+    /* The container will need its shim; the runtime is not needed any more. */
+    int rc = has_ended(&restore->job)
+                 ? fm_error_set(err, FM_E_CLOSED, "the runtime or the container's shim ended")
+                 : fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
         rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL,
                          FM_SESSION_OTHER, NULL, err);

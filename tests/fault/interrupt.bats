@@ -45,7 +45,7 @@ final_on()
 
 @test "the wire is cut before the commit is told: nobody runs until it is mended, then the destination does" {
     begin_struck source commit cut:wire@destination
-    until_true grep -q 'Commit of .* not acknowledged yet' "$FM_WORK/$source.log"
+    wait_seconds=40 until_true grep -q 'Commit of .* not acknowledged yet' "$FM_WORK/$source.log"
     nobody_runs
     mend
     ends moves

@@ -69,18 +69,19 @@ static void test_exec(void **state)
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     const int fds[3] = {null, ends[1], null};
     assert_done(OPS->exec(CTX, "exec",
-                          (const char *const[]){"sh", "-c", "echo hello; exit 5", NULL}, fds, &code,
-                          &err));
+                          (const char *const[]){"sh", "-c", "echo hello; exit 5", NULL}, fds, 0,
+                          &code, &err));
     assert_int_equal(code, 5);
     assert_int_equal(read(ends[0], text, sizeof(text) - 1), 6);
     assert_string_equal(text, "hello\n");
 
     assert_int_equal(
-        OPS->exec(CTX, "exec", (const char *const[]){"nothing-there", NULL}, fds, &code, &err),
+        OPS->exec(CTX, "exec", (const char *const[]){"nothing-there", NULL}, fds, 0, &code, &err),
         -FM_E_FAILED);
     assert_non_null(strstr(err.text, "nothing-there"));
-    assert_int_equal(OPS->exec(CTX, "unknown", (const char *const[]){"sh", NULL}, fds, &code, &err),
-                     -FM_E_NOT_FOUND);
+    assert_int_equal(
+        OPS->exec(CTX, "unknown", (const char *const[]){"sh", NULL}, fds, 0, &code, &err),
+        -FM_E_NOT_FOUND);
     close(null);
     close(ends[0]);
     close(ends[1]);

@@ -78,7 +78,7 @@ static void test_checkpoint_restore(void **state)
     }
     int null = open("/dev/null", O_RDWR | O_CLOEXEC), code = -1;
     const int fds[3] = {null, null, null};
-    assert_done(OPS->exec(CTX, "move", (const char *const[]){"true", NULL}, fds, &code, &err));
+    assert_done(OPS->exec(CTX, "move", (const char *const[]){"true", NULL}, fds, 0, &code, &err));
     assert_int_equal(code, 0);
     close(null);
 

@@ -67,11 +67,12 @@ static int runtime_run(void *ctx, const struct fm_runtime_run *run, struct fm_er
 }
 
 static int runtime_exec(void *ctx, const char *id, const char *const *argv, const int fds[3],
-                        int *exit_code, struct fm_error *err)
+                        uint64_t timeout_ms, int *exit_code, struct fm_error *err)
 {
     struct copy *c = copy_of(ctx, id);
     struct passage p;
 
+    (void)timeout_ms;
     (void)argv;
     (void)fds;
     if (!world_enter(&p, "runtime.exec"))
