@@ -346,12 +346,15 @@ int main(int argc, char **argv)
     int images_fd = request ? adopt_directory(ip.runtime_fd, request->opts->images_dir_fd) : -1;
     if (images_fd >= 0)
         ip.daemon_fd = find_daemon(images_fd);
-    if (!request)
-        become_criu(argv);          /* what is left open closes at the exec */
-    receive(ip.runtime_fd, buf, 0); /* what was only looked at */
-    ip.dump = request->type == FM_RPC__REQUEST_TYPE__DUMP;
-    /* With nobody to hold it, a dump would end its container and a restore would run. */
-    int rc = ip.daemon_fd >= 0 ? interpose(&ip, request, images_fd) : refuse(&ip, request->type);
-    fm_rpc__request__free_unpacked(request, NULL);
+    int rc = 1;
+    if (request) {
+        receive(ip.runtime_fd, buf, 0); /* what was only looked at */
+        ip.dump = request->type == FM_RPC__REQUEST_TYPE__DUMP;
+        /* With nobody to hold it, a dump would end its container and a restore would run. */
+        rc = ip.daemon_fd >= 0 ? interpose(&ip, request, images_fd) : refuse(&ip, request->type);
+        fm_rpc__request__free_unpacked(request, NULL);
+    } else {
+        become_criu(argv); /* what is left open closes at the exec */
+    }
     return rc == 0 ? 0 : 1;
 }

@@ -200,6 +200,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         if (rc == 0)
             fm_journal_undone(p->journal, in->id, FM_STEP_REGISTER, NULL);
     }
+    in->stage = FM_STAGE_DISCARDED; /* its layers are not in use any more */
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_LAYER, NULL))
         note(fm_lifecycle_prune_layers(p, &e[n]), e, &n);
     note(fm_remove_tree(in->dir, &e[n]), e, &n);
