@@ -133,7 +133,7 @@ static bool wait_for_bytes(struct tcp_server *server, uint64_t bytes, unsigned p
 
 /* Segments larger than the MTU with unfinished checksums are what veth carries: none may arrive
  * broken. */
-static void bulk(bool commit)
+static uint64_t bulk(bool commit)
 {
     struct scene s = stage_all(false);
     struct tcp_server server;
@@ -173,23 +173,33 @@ static void bulk(bool commit)
     assert_true(went_on && all);
     assert_int_equal(server.wrong, 0);
     assert_int_equal(counters.dropped, 0);
-    assert_true(counters.held > 0);
     pthread_join(sender, NULL);
     close(client);
     tcp_server_stop(&server);
     stop_hosts();
+    return counters.held;
+}
+
+/* The server's window may happen to be full at the hold: then nothing is in flight, and nothing is
+ * shown. */
+static void bulk_in_flight(bool commit)
+{
+    for (int i = 0; i < 5; i++)
+        if (bulk(commit) > 0)
+            return;
+    fail_msg("nothing was in flight at any of five holds");
 }
 
 static void test_bulk_rollback(void **state)
 {
     (void)state;
-    bulk(false);
+    bulk_in_flight(false);
 }
 
 static void test_bulk_commit(void **state)
 {
     (void)state;
-    bulk(true);
+    bulk_in_flight(true);
 }
 
 /* The client of a download: notes the longest silence. */
