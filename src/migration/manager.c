@@ -524,23 +524,27 @@ json_t *fm_manager_migration_show(struct fm_manager *m, const char *id, struct f
     return fm_journal_load(m->parts.journal, id, err);
 }
 
+/* Whoever writes the decision first wins, this or the migration: then the answer is true. */
 int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_error *err)
 {
-    int rc = -1;
-    bool too_late = false;
+    struct fm_store *store = &m->parts.store;
+    bool found = false, too_late = false;
+    int rc = 0;
     pthread_mutex_lock(&m->lock);
     for (struct running *r = m->running; r; r = r->next)
         if (fm_streq(r->migration->id, id)) {
-            too_late = r->migration->committed;
-            if (!too_late)
+            found = true;
+            rc = store->ops->decide(store->ctx, id, false, &too_late, err);
+            if (rc == 0 && !too_late)
                 fm_migration_cancel(r->migration, false);
-            rc = 0;
         }
     pthread_mutex_unlock(&m->lock);
+    if (rc < 0)
+        return rc;
     if (too_late)
         return fm_error_set(err, FM_E_REFUSED,
                             "migration %s is committed: it cannot be cancelled any more", id);
-    if (rc == 0)
+    if (found)
         return 0;
     json_auto_t *doc = fm_journal_load(m->parts.journal, id, err);
     return doc ? fm_error_set(err, FM_E_REFUSED, "migration %s is not running here", id)

@@ -42,14 +42,14 @@ other_of()
     [ "$1" = a ] && echo b || echo a
 }
 
-# ensure_redis [OPTION…]: sets source and destination, as redis runs now; starts it where it does not.
+# ensure_redis: sets source and destination, as redis runs now; starts it where it does not.
 ensure_redis()
 {
     source=a
     [ "$(status_on b redis)" != running ] || source=b
     if [ "$(status_on $source redis)" != running ]; then
         on $source mkdir -p "$volume"
-        run_redis $source redis "$ip" --volume "$volume:/volume" "$@"
+        run_redis $source redis "$ip" --volume "$volume:/volume"
     fi
     destination=$(other_of $source)
 }

@@ -120,7 +120,7 @@ stays source arm cancel:it@source
 stays source freeze cancel:it@source
 stays source criu.network-lock cancel:it@source
 stays source dumped cancel:it@source
-either source decide cancel:it@source
+stays source decide cancel:it@source
 moves source commit cancel:it@source
 moves source switch cancel:it@source
 moves source clean-up cancel:it@source
