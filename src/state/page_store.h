@@ -1,0 +1,35 @@
+/* Page store: the pages of a container on their destination, before they are its memory.
+ *
+ * A directory on tmpfs with, for each process, a sparse file <inner pid>.pages whose offsets are
+ * addresses, and, once the source stands still, <inner pid>.present (which pages have content) and
+ * <inner pid>.missing (which of those are still on the source: post-copy), both as pairs of
+ * little-endian u64 [start, end). A hole within `present` is a page of zeroes; what lies outside of
+ * `present` is one whatever the file says (it was unmapped or discarded since). It survives its
+ * daemon, so that a container can be restored again from it. */
+#ifndef FM_STATE_PAGE_STORE_H
+#define FM_STATE_PAGE_STORE_H
+
+#include "state/memory.h"
+
+struct fm_page_store;
+
+/* Makes or opens `dir`. `max_bytes`: what was reserved; more is FM_E_NO_SPACE. Thread-safe. */
+struct fm_page_store *fm_page_store_open(const char *dir, uint64_t max_bytes, struct fm_error *err);
+void fm_page_store_close(struct fm_page_store *s); /* the files stay; NULL is fine */
+/* Removes the files and the directory; missing is fine. */
+int fm_page_store_remove(const char *dir, struct fm_error *err);
+
+/* Whole pages at an aligned address below 2^56. FM_E_PROTOCOL for others. Two threads do not write
+ * the same page. */
+int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t address,
+                        const void *pages, size_t len, struct fm_error *err);
+int fm_page_store_read(struct fm_page_store *s, pid_t inner_pid, uint64_t address, void *pages,
+                       size_t len, struct fm_error *err);
+int fm_page_store_zero(struct fm_page_store *s, pid_t inner_pid, uint64_t start, uint64_t end,
+                       struct fm_error *err);
+/* What the final scan found; drops what lies outside. missing may be NULL. */
+int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct fm_ranges *present,
+                         const struct fm_ranges *missing, struct fm_error *err);
+uint64_t fm_page_store_bytes(struct fm_page_store *s); /* that it occupies now */
+
+#endif

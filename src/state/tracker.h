@@ -1,0 +1,61 @@
+/* Tracker: which pages a container's processes have written since the round before, while they run.
+ *
+ * Its answer is a superset of what was written, always: a false "written" costs bytes, a false
+ * "clean" corrupts. Sources: Documentation/admin-guide/mm/{userfaultfd,pagemap,soft-dirty}.rst. */
+#ifndef FM_STATE_TRACKER_H
+#define FM_STATE_TRACKER_H
+
+#include "state/memory.h"
+
+#define FM_TRACKERS(X)                                                                             \
+    X(NONE, "none")                                                                                \
+    X(PAGEMAP_SCAN, "pagemap-scan") /* userfaultfd write-protection, asynchronous; Linux 6.7 */    \
+    X(SOFT_DIRTY, "soft-dirty")     /* CONFIG_MEM_SOFT_DIRTY */
+
+enum fm_tracker_kind {
+#define X(name, text) FM_TRACKER_##name,
+    FM_TRACKERS(X)
+#undef X
+};
+const char *fm_tracker_text(enum fm_tracker_kind kind);
+
+/* Tries a backend on a child of its own: 0 when it answers rightly, else `err` says what is
+ * missing. Some milliseconds. NONE always works. */
+int fm_tracker_probe(enum fm_tracker_kind kind, struct fm_error *err);
+/* The best backend that works here; `why` gets the reasons of those that do not, one line, "" when
+ * the first works. */
+enum fm_tracker_kind fm_tracker_best(char *why, size_t len);
+
+struct fm_tracker;
+struct fm_tracker *fm_tracker_open(enum fm_tracker_kind kind, struct fm_error *err);
+/* Stops tracking; the processes, if they still live, run as before. NULL is fine. */
+void fm_tracker_close(struct fm_tracker *t);
+
+/* One round over the processes that are there now (host pids, threads' pids are ignored): what they
+ * have written since the last round; everything of a process that is new, has executed another
+ * program, or cannot be tracked. From here on their writes count for the next round. A process that
+ * ends meanwhile is left out. `present` is filled as well. */
+int fm_tracker_round(struct fm_tracker *t, const pid_t *pids, size_t count,
+                     struct fm_memory_scan *scan, struct fm_error *err);
+/* The same once all of them stand still (seized by CRIU): injects nothing, protects nothing, and
+ * every process must be readable. Fast: it lies in the freeze. */
+int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
+                     struct fm_memory_scan *scan, struct fm_error *err);
+
+/* What CRIU would read of the processes while they stand still, made ready. Takes copies of
+ * /proc/PID/smaps while they run (it walks every page: 7 ms/GiB)... */
+int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
+                         struct fm_error *err);
+/* ...and writes for each process of a final scan <dir>/<host pid>.smaps (the copy, when
+ * /proc/PID/maps and the locked amount have not changed since, else a fresh one) and
+ * <dir>/<host pid>.hide (binary: the ranges of `mapped`, as pairs of little-endian u64), which the
+ * page filter serves to CRIU. `mapped` of the scan must be the one that was hidden. */
+int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
+                            const char *dir, struct fm_error *err);
+/* Afterwards, still frozen: reads smaps again and fails when the flags of a mapping differ from what
+ * CRIU was shown (madvise leaves no trace in maps). To be called beside the restore, before the
+ * decision. */
+int fm_tracker_verify_maps(struct fm_tracker *t, const struct fm_memory_scan *scan,
+                           struct fm_error *err);
+
+#endif
