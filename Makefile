@@ -31,6 +31,11 @@ test-fault: deps
 test-model:
 	tests/run --model
 
+bench:
+	scripts/install-deps bench
+	@$(MAKE) --no-print-directory all
+	tests/bench/run
+
 sanitize:
 	scripts/sanitize
 
@@ -46,4 +51,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-sanitize build-lint build-fuzz
 
-.PHONY: all deps demo test test-full test-fault test-model sanitize fuzz lint install clean
+.PHONY: all deps demo test test-full test-fault test-model bench sanitize fuzz lint install clean

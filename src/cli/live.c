@@ -40,24 +40,47 @@ static int terminal_width(void)
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
 }
 
-/* "  45%  123.4 MiB/s  33.0 MiB left"; empty when the daemon has not said anything yet. */
+/* Adds "  <size><after>" for a number of the event that is not zero. */
+static void add_size(char **line, const json_t *event, const char *key, const char *before,
+                     const char *after)
+{
+    json_int_t value = json_integer_value(json_object_get(event, key));
+    fm_autofree char *old = NULL;
+    char size[32];
+
+    if (value <= 0)
+        return;
+    old = FM_MOVE(*line);
+    *line = fm_strf("%s  %s%s%s", old, before,
+                    fm_format_size((uint64_t)value, size, sizeof(size)), after);
+}
+
+static void add_number(char **line, const json_t *event, const char *key, const char *format)
+{
+    const json_t *value = json_object_get(event, key);
+    fm_autofree char *old = NULL;
+    char text[64];
+
+    if (!json_is_number(value) || json_number_value(value) <= 0)
+        return;
+    snprintf(text, sizeof(text), format, json_number_value(value));
+    old = FM_MOVE(*line);
+    *line = fm_strf("%s  %s", old, text);
+}
+
+/* "  round 3  45%  123.4 MiB/s  33.0 MiB left  written 2.1 MiB/s  freeze 31 ms"; empty when the
+ * daemon has not said anything yet. */
 static char *numbers(const json_t *event)
 {
-    const json_t *percent = json_object_get(event, "percent");
-    const json_t *speed = json_object_get(event, "mib_per_s");
-    const json_t *remaining = json_object_get(event, "remaining");
-    char size[32];
-    fm_autofree char *a =
-        json_is_number(percent) ? fm_strf("  %3.0f%%", json_number_value(percent)) : NULL;
-    fm_autofree char *b =
-        json_is_number(speed) ? fm_strf("  %.1f MiB/s", json_number_value(speed)) : NULL;
-    fm_autofree char *c =
-        json_is_integer(remaining) && json_integer_value(remaining) >= 0
-            ? fm_strf("  %s left",
-                      fm_format_size((uint64_t)json_integer_value(remaining), size, sizeof(size)))
-            : NULL;
+    char *line = fm_xstrdup("");
 
-    return fm_strf("%s%s%s", a ? a : "", b ? b : "", c ? c : "");
+    add_number(&line, event, "round", "round %.0f");
+    add_number(&line, event, "percent", "%.0f%%");
+    add_size(&line, event, "throughput", "", "/s");
+    add_size(&line, event, "remaining", "", " left");
+    add_size(&line, event, "dirty_rate", "written ", "/s");
+    add_number(&line, event, "expected_downtime_ms", "freeze %.0f ms");
+    return line;
 }
 
 void cli_live_draw(struct cli_live *live)

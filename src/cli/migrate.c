@@ -13,17 +13,21 @@
 const struct cli_option cli_migrate_options[] = {
     {"to", 0, "HOST", "the destination"},
     {"from", 0, "HOST", "the source, when it is not the host of the daemon that is asked"},
-    {"strategy", 0, "STRATEGY", "auto or cold; auto when not given"},
+    {"strategy", 0, "STRATEGY", "auto, cold, pre-copy, post-copy or hybrid; auto when not given"},
+    {"max-downtime", 0, "TIME", "freeze when it is expected to take less; 50ms when not given"},
+    {"max-rounds", 0, "N", "of pre-copy; 30 when not given"},
+    {"on-no-convergence", 0, "WAY",
+     "freeze, hybrid or fail, when rounds do not help; hybrid for auto, else freeze"},
+    {"auto-converge", 0, NULL, "throttle a container that writes faster than its pages travel"},
+    {"compress", 0, "METHOD", "auto, zstd or none; auto (when the link is what limits)"},
+    {"parallel", 0, "N", "connections that carry pages; 2 when not given"},
+    {"delta-cache", 0, "SIZE", "of pages sent before, on the source; 32MiB when not given"},
     {"bandwidth", 0, "RATE", "upper limit, such as 1Gbit or 100MiB (per second)"},
     {"timeout", 0, "TIME", "give up and roll back after it; 300s when not given"},
     {"priority", 0, "PRIORITY",
      "low, normal or high, among those that wait; normal when not given"},
     {"dry-run", 0, NULL, "plan only: say whether it would be done"},
     {"detach", 'd', NULL, "print the migration's id and return at once"},
-    {"max-downtime", 0, "TIME", "not available in this version"},
-    {"parallel", 0, "N", "1; more is not available in this version"},
-    {"auto-converge", 0, NULL, "not available in this version"},
-    {"compress", 0, "METHOD", "auto or none; zstd is not available in this version"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -35,40 +39,45 @@ static int not_available(struct fm_error *err, const char *what, const char *ins
                         instead);
 }
 
-static int set_strategy(json_t *body, const struct cli_args *args, struct fm_error *err)
+/* An option that is one of some words. */
+struct choice {
+    const char *option, *key;
+    const char *words[6];
+};
+
+static const struct choice choices[] = {
+    {"strategy", "strategy", {"auto", "cold", "pre-copy", "post-copy", "hybrid"}},
+    {"on-no-convergence", "on_no_convergence", {"freeze", "hybrid", "fail"}},
+    {"compress", "compress", {"auto", "zstd", "none"}},
+    {"priority", "priority", {"low", "normal", "high"}},
+};
+
+static int set_choice(json_t *body, const struct cli_args *args, const struct choice *choice,
+                      struct fm_error *err)
 {
-    static const char *const later[] = {"pre-copy", "post-copy", "hybrid"};
-    const char *strategy = cli_value(args, "strategy");
+    const char *value = cli_value(args, choice->option);
+    fm_autofree char *known = fm_xstrdup(choice->words[0]);
 
-    if (!strategy)
+    if (!value)
         return 0;
-    for (size_t i = 0; i < FM_COUNT(later); i++)
-        if (fm_streq(strategy, later[i])) {
-            fm_autofree char *what = fm_strf("strategy \"%s\"", strategy);
-
-            return not_available(err, what, "use auto or cold");
+    for (size_t i = 0; choice->words[i]; i++)
+        if (fm_streq(value, choice->words[i])) {
+            json_object_set_new(body, choice->key, json_string(value));
+            return 0;
         }
-    if (!fm_streq(strategy, "auto") && !fm_streq(strategy, "cold"))
-        return fm_error_set(err, FM_E_USAGE, "--strategy '%s' is unknown; use auto or cold",
-                            strategy);
-    json_object_set_new(body, "strategy", json_string(strategy));
-    return 0;
+    for (size_t i = 1; choice->words[i]; i++) {
+        fm_autofree char *before = FM_MOVE(known);
+
+        known = fm_strf("%s, %s", before, choice->words[i]);
+    }
+    return fm_error_set(err, FM_E_USAGE, "--%s '%s' is unknown; use one of: %s", choice->option,
+                        value, known);
 }
 
 static int refuse_later_options(const struct cli_args *args, struct fm_error *err)
 {
-    const char *compress = cli_value(args, "compress"), *parallel = cli_value(args, "parallel");
-
     if (fm_streq(cli_value(args, "to"), "auto"))
         return not_available(err, "choosing the destination (--to auto)", "name a host");
-    if (cli_flag(args, "max-downtime"))
-        return not_available(err, "--max-downtime", "leave it out");
-    if (cli_flag(args, "auto-converge"))
-        return not_available(err, "--auto-converge", "leave it out");
-    if (compress && !fm_streq(compress, "auto") && !fm_streq(compress, "none"))
-        return not_available(err, "--compress with a method", "use auto or none");
-    if (parallel && !fm_streq(parallel, "1"))
-        return not_available(err, "--parallel above 1", "leave it out");
     return 0;
 }
 
@@ -96,20 +105,40 @@ static int usage_of(const char *option, struct fm_error *err)
     return fm_error_recode(err, FM_E_USAGE);
 }
 
+static int parse_count(const char *text, uint64_t *value, struct fm_error *err)
+{
+    int64_t number;
+
+    if (fm_parse_int(text, 1, INT32_MAX, &number, err) < 0)
+        return -(int)err->code;
+    *value = (uint64_t)number;
+    return 0;
+}
+
 static int set_limits(json_t *body, const struct cli_args *args, struct fm_error *err)
 {
-    const char *bandwidth = cli_value(args, "bandwidth"), *timeout = cli_value(args, "timeout");
-    uint64_t value;
+    static const struct {
+        const char *option, *key;
+        int (*parse)(const char *text, uint64_t *value, struct fm_error *err);
+    } limits[] = {
+        {"bandwidth", "bandwidth_bytes", parse_rate},
+        {"timeout", "timeout_ms", fm_parse_duration},
+        {"max-downtime", "max_downtime_ms", fm_parse_duration},
+        {"max-rounds", "max_rounds", parse_count},
+        {"parallel", "parallel", parse_count},
+        {"delta-cache", "delta_cache_bytes", fm_parse_size},
+    };
 
-    if (bandwidth) {
-        if (parse_rate(bandwidth, &value, err) < 0)
-            return usage_of("--bandwidth", err);
-        json_object_set_new(body, "bandwidth_bytes", json_integer((json_int_t)value));
-    }
-    if (timeout) {
-        if (fm_parse_duration(timeout, &value, err) < 0)
-            return usage_of("--timeout", err);
-        json_object_set_new(body, "timeout_ms", json_integer((json_int_t)value));
+    for (size_t i = 0; i < FM_COUNT(limits); i++) {
+        const char *text = cli_value(args, limits[i].option);
+        fm_autofree char *name = fm_strf("--%s", limits[i].option);
+        uint64_t value;
+
+        if (!text)
+            continue;
+        if (limits[i].parse(text, &value, err) < 0)
+            return usage_of(name, err);
+        json_object_set_new(body, limits[i].key, json_integer((json_int_t)value));
     }
     return 0;
 }
@@ -117,27 +146,23 @@ static int set_limits(json_t *body, const struct cli_args *args, struct fm_error
 static json_t *make_request(const struct cli_args *args, struct fm_error *err)
 {
     const char *to = cli_value(args, "to"), *from = cli_value(args, "from");
-    const char *priority = cli_value(args, "priority");
     json_auto_t *body = json_object();
 
     if (!to) {
         fm_error_set(err, FM_E_USAGE, "migrate needs the destination: --to HOST");
         return NULL;
     }
-    if (priority && !fm_streq(priority, "low") && !fm_streq(priority, "normal") &&
-        !fm_streq(priority, "high")) {
-        fm_error_set(err, FM_E_USAGE, "--priority '%s' is not low, normal or high", priority);
+    for (size_t i = 0; i < FM_COUNT(choices); i++)
+        if (set_choice(body, args, &choices[i], err) < 0)
+            return NULL;
+    if (refuse_later_options(args, err) < 0 || set_limits(body, args, err) < 0)
         return NULL;
-    }
-    if (refuse_later_options(args, err) < 0 || set_strategy(body, args, err) < 0 ||
-        set_limits(body, args, err) < 0)
-        return NULL;
+    if (cli_flag(args, "auto-converge"))
+        json_object_set_new(body, "auto_converge", json_true());
     json_object_set_new(body, "container", json_string(args->words.items[0]));
     json_object_set_new(body, "destination", json_string(to));
     if (from)
         json_object_set_new(body, "source", json_string(from));
-    if (priority)
-        json_object_set_new(body, "priority", json_string(priority));
     return FM_MOVE(body);
 }
 

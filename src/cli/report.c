@@ -89,6 +89,33 @@ static void print_measures(const json_t *stats)
     }
 }
 
+static void print_steps(const json_t *steps, const char *indent)
+{
+    size_t i;
+    json_t *step;
+
+    json_array_foreach((json_t *)(uintptr_t)steps, i, step)
+    {
+        fm_autofree char *deeper = fm_strf("%s    ", indent);
+
+        printf("%s%8.2f ms  %s\n", indent, json_number_value(json_object_get(step, "ms")),
+               text_of(step, "step"));
+        print_steps(json_object_get(step, "of"), deeper);
+    }
+}
+
+/* Where the freeze went, step by step; what the destination did is indented. */
+static void print_freeze(const json_t *steps, const json_t *stats)
+{
+    char buf[32];
+
+    if (json_array_size(steps) == 0)
+        return;
+    printf("\nFreeze, %s:\n",
+           milliseconds(json_number_value(json_object_get(stats, "freeze_ms")), buf, sizeof(buf)));
+    print_steps(steps, "  ");
+}
+
 void cli_report_full(const json_t *doc)
 {
     static const struct cli_column columns[] = {
@@ -101,6 +128,8 @@ void cli_report_full(const json_t *doc)
     printf("%s: '%s' from '%s' to '%s', strategy %s\n", text_of(doc, "id"),
            text_of(doc, "container"), text_of(doc, "source"), text_of(doc, "destination"),
            text_of(doc, "strategy"));
+    if (json_object_get(doc, "strategy_reason"))
+        printf("why not another strategy: %s\n", text_of(doc, "strategy_reason"));
     if (!json_is_true(json_object_get(doc, "final")))
         printf("state: %s\n", text_of(doc, "state"));
     else if (cli_report_result(doc, &err) < 0)
@@ -109,6 +138,7 @@ void cli_report_full(const json_t *doc)
         printf("result: completed\n");
     putchar('\n');
     cli_table(columns, FM_COUNT(columns), json_object_get(doc, "transitions"));
+    print_freeze(json_object_get(doc, "freeze"), stats);
     if (json_object_size(stats) > 0) {
         printf("\nMeasured:\n");
         print_measures(stats);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "container/cpu_limit.h"
 
 /* What the runtime says of one container. */
 struct fm_runtime_state {
@@ -80,6 +81,10 @@ struct fm_runtime_ops {
     void (*job_kill)(void *ctx, struct fm_runtime_job *job);
     /* The container's cgroup, v1 or v2. Frozen tasks run no instruction, whoever traces them. */
     int (*freeze)(void *ctx, const char *id, bool frozen, struct fm_error *err);
+    /* Its processor time: what it may use, setting that, and taking `percent` of it away. */
+    int (*cpu_limit)(void *ctx, const char *id, struct fm_cpu_limit *limit, struct fm_error *err);
+    int (*set_cpu_limit)(void *ctx, const char *id, const struct fm_cpu_limit *limit,
+                         struct fm_error *err);
     /* SIGKILL to every process of the container, then thaw: none runs another instruction. Does not
      * wait for them to be gone. Works from the cgroup recorded for `id`, also when the runtime
      * forgot it. */

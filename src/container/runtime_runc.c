@@ -195,6 +195,24 @@ static int runc_freeze(void *ctx, const char *id, bool frozen, struct fm_error *
     return ret < 0 ? fm_error_prefix(err, "cannot %s '%s'", frozen ? "freeze" : "thaw", id) : 0;
 }
 
+static int runc_cpu_limit(void *ctx, const char *id, struct fm_cpu_limit *limit,
+                          struct fm_error *err)
+{
+    fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
+    int ret = cgroup_of(ctx, id, &cg, err);
+
+    return ret < 0 ? ret : fm_cpu_limit_read(&cg, limit, err);
+}
+
+static int runc_set_cpu_limit(void *ctx, const char *id, const struct fm_cpu_limit *limit,
+                              struct fm_error *err)
+{
+    fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
+    int ret = cgroup_of(ctx, id, &cg, err);
+
+    return ret < 0 ? ret : fm_cpu_limit_write(&cg, limit, err);
+}
+
 static int runc_destroy_processes(void *ctx, const char *id, struct fm_error *err)
 {
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
@@ -483,6 +501,8 @@ static const struct fm_runtime_ops runc_ops = {
     .job_wait = runc_job_wait,
     .job_kill = runc_job_kill,
     .freeze = runc_freeze,
+    .cpu_limit = runc_cpu_limit,
+    .set_cpu_limit = runc_set_cpu_limit,
     .destroy_processes = runc_destroy_processes,
     .remember = runc_remember,
     .processes = runc_processes,

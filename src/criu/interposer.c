@@ -7,8 +7,6 @@
  * tasks run on, a restore kills what it had made. */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -26,7 +24,9 @@
 #include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/text.h"
+#include "criu/preload.h"
 #include "criu/rpc.pb-c.h"
+#include "criu/selftest.h"
 #include "criu/session.h"
 
 #define MAX_MESSAGE (1 << 20)
@@ -39,6 +39,8 @@ struct interposer {
     int daemon_fd;  /* the daemon's, -1 when it is gone */
     int criu_fd;    /* our end towards the real CRIU */
     int criu_pidfd;
+    int hold_fd; /* our end towards a CRIU that is held, -1 otherwise */
+    int unread;  /* answers of the runtime that nobody has waited for yet */
     bool dump;
     bool released; /* behind post-restore: the tasks will run, whoever dies */
     bool refused;  /* somebody went away or said no: every further step is refused */
@@ -115,8 +117,8 @@ static json_t *ask_daemon(struct interposer *ip, const json_t *event)
         continue;
     if (!(fds[0].revents & POLLIN))
         return NULL;
-    char answer[4096];
-    ssize_t n = recv(ip->daemon_fd, answer, sizeof(answer), 0);
+    fm_autofree char *answer = fm_xmalloc(MAX_MESSAGE);
+    ssize_t n = recv(ip->daemon_fd, answer, MAX_MESSAGE, 0);
     json_t *doc = n > 0 ? json_loadb(answer, (size_t)n, 0, NULL) : NULL;
     if (json_is_true(json_object_get(doc, "go")))
         return doc;
@@ -124,13 +126,44 @@ static json_t *ask_daemon(struct interposer *ip, const json_t *event)
     return NULL;
 }
 
-/* Applies the daemon's changes. The strings that are put in belong to `set`, which outlives the
- * request. */
+static bool has_external(const FmRpc__Options *opts, const char *prefix)
+{
+    for (size_t i = 0; i < opts->n_external; i++)
+        if (fm_starts_with(opts->external[i], prefix))
+            return true;
+    return false;
+}
+
+/* What the runtime says of a mount goes before what we say. */
+static void add_mounts(FmRpc__Options *opts, const json_t *mounts)
+{
+    size_t i;
+    json_t *mount;
+    size_t most = opts->n_external + json_array_size(mounts);
+    opts->external = fm_xrealloc(opts->external, (most + 1) * sizeof(*opts->external));
+    json_array_foreach(mounts, i, mount)
+    {
+        const char *target = json_string_value(json_object_get(mount, "target"));
+        const char *source = json_string_value(json_object_get(mount, "source"));
+        fm_autofree char *key = fm_strf("mnt[%s]:", target ? target : "");
+        if (target && source && !has_external(opts, key))
+            opts->external[opts->n_external++] = fm_strf("%s%s", key, source);
+    }
+}
+
+static void set_string(char **field, const char *text)
+{
+    if (!text)
+        return;
+    free(*field);
+    *field = fm_xstrdup(text);
+}
+
+/* Applies the daemon's changes. What is put in belongs to the request, as if it had been unpacked.
+ */
 static void change_request(FmRpc__Options *opts, const json_t *set)
 {
-    const char *root = json_string_value(json_object_get(set, "root"));
-    if (root)
-        opts->root = fm_xstrdup(root);
+    set_string(&opts->root, json_string_value(json_object_get(set, "root")));
     int level = (int)json_integer_value(json_object_get(set, "log_level"));
     if (level) {
         opts->has_log_level = true;
@@ -144,6 +177,7 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
         opts->has_manage_cgroups_mode = true;
         opts->manage_cgroups_mode = CG_IGNORE;
         /* CRIU polls a v1 freezer in steps of 100 ms; seizing the tasks is enough. */
+        free(opts->freeze_cgroup);
         opts->freeze_cgroup = NULL;
     }
     json_int_t ghost = json_integer_value(json_object_get(set, "ghost_limit"));
@@ -151,49 +185,56 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
         opts->has_ghost_limit = true;
         opts->ghost_limit = (uint32_t)ghost;
     }
+    if (json_is_true(json_object_get(set, "lazy_pages"))) {
+        opts->has_lazy_pages = true;
+        opts->lazy_pages = true;
+    }
+    add_mounts(opts, json_object_get(set, "mounts"));
 }
 
-/* True when the container's network namespace is made and kept by somebody else: CRIU need not look
- * into it. */
-static bool has_external_netns(const FmRpc__Options *opts)
+/* What CRIU is executed with: the network namespace is of no interest when it is made and kept by
+ * somebody else. */
+static bool prepare_criu(const struct interposer *ip, const FmRpc__Options *opts, const json_t *set,
+                         int hold_fd)
 {
-    for (size_t i = 0; i < opts->n_external; i++)
-        if (fm_starts_with(opts->external[i], "net["))
-            return true;
-    return false;
+    struct fm_preload preload = {.dump = ip->dump,
+                                 .no_conntrack = ip->dump && has_external(opts, "net["),
+                                 .hold_fd = hold_fd};
+    if (ip->dump)
+        preload.filter_dir = json_string_value(json_object_get(set, "filter_dir"));
+    return fm_preload(&preload);
 }
 
-/* The library lies beside this program; without it the dump only takes longer. */
-static void preload_no_conntrack(void)
-{
-    char path[PATH_MAX];
-    ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
-    if (len <= 0)
-        return;
-    path[len] = '\0';
-    fm_autofree char *library = fm_strf("%s/libfleximigrate-no-conntrack.so", dirname(path));
-    if (access(library, R_OK) == 0)
-        setenv("LD_PRELOAD", library, 1);
-}
-
-/* Starts the real CRIU only now, after the runtime has put this process into the container's
- * cgroup. */
-static pid_t start_criu(struct interposer *ip, bool no_conntrack)
+/* A pair of connected sockets; the second one stays open in CRIU. */
+static int make_pair(int *ours, int *theirs)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -1;
+    *ours = pair[0];
+    *theirs = dup(pair[1]); /* without close-on-exec */
+    close(pair[1]);
+    return *theirs < 0 ? -1 : 0;
+}
+
+/* Starts the real CRIU only now, after the runtime has put this process into the container's
+ * cgroup. */
+static pid_t start_criu(struct interposer *ip, const FmRpc__Options *opts, const json_t *set)
+{
+    int fd = -1, hold_fd = -1;
+    if (make_pair(&ip->criu_fd, &fd) < 0 ||
+        (json_is_true(json_object_get(set, "hold")) && make_pair(&ip->hold_fd, &hold_fd) < 0) ||
+        !prepare_criu(ip, opts, set, hold_fd))
+        return -1;
     pid_t pid = fork();
     if (pid == 0) {
-        int fd = dup(pair[1]); /* without close-on-exec */
         fm_autofree char *number = fm_strf("%d", fd);
         close(ip->runtime_fd);
-        if (no_conntrack)
-            preload_no_conntrack();
         become_criu((char *[]){"criu", "swrk", number, NULL});
     }
-    close(pair[1]);
-    ip->criu_fd = pair[0];
+    close(fd);
+    if (hold_fd >= 0)
+        close(hold_fd);
     ip->criu_pidfd = pid < 0 ? -1 : pidfd_open(pid, 0);
     return pid;
 }
@@ -206,20 +247,65 @@ static int send_request(struct interposer *ip, const FmRpc__Request *request)
     return send(ip->criu_fd, buf, len, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-/* The runtime's own reaction to a notification (runc writes its state there). */
-static bool runtime_agrees(struct interposer *ip, const uint8_t *message, size_t len)
+/* Reads what the runtime has answered so far; false when it refuses. */
+static bool runtime_agreed(struct interposer *ip)
+{
+    fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
+    bool ok = true;
+    for (; ip->unread > 0; ip->unread--) {
+        ssize_t n = receive(ip->runtime_fd, buf, 0);
+        FmRpc__Request *reply = n > 0 ? fm_rpc__request__unpack(NULL, (size_t)n, buf) : NULL;
+        ok = ok && reply && reply->has_notify_success && reply->notify_success;
+        if (reply)
+            fm_rpc__request__free_unpacked(reply, NULL);
+        if (n <= 0)
+            return false;
+    }
+    return ok;
+}
+
+static bool tell_runtime(struct interposer *ip, const uint8_t *message, size_t len)
 {
     if (send(ip->runtime_fd, message, len, MSG_NOSIGNAL) < 0)
         return false;
-    fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
-    ssize_t n = receive(ip->runtime_fd, buf, 0);
-    if (n <= 0)
-        return false;
-    FmRpc__Request *reply = fm_rpc__request__unpack(NULL, (size_t)n, buf);
-    bool ok = reply && reply->has_notify_success && reply->notify_success;
-    if (reply)
-        fm_rpc__request__free_unpacked(reply, NULL);
-    return ok;
+    ip->unread++;
+    return true;
+}
+
+/* When the runtime hears of a notification, and when its reaction must be over. */
+enum manner {
+    ASIDE,  /* it does nothing, or nothing that CRIU's next steps need: its answer is read later */
+    BESIDE, /* it works while the daemon decides, and is waited for */
+    BEHIND, /* only after the daemon has agreed, and is waited for */
+};
+
+/* What runc does: hooks of the configuration at setup-namespaces; its record of the container at
+ * post-restore, which goes again when the restore is undone; its record of the checkpoint at
+ * post-dump. */
+static enum manner manner_of(const char *script)
+{
+    static const char *const aside[] = {"network-lock",          "query-ext-files", "pre-restore",
+                                        "post-setup-namespaces", "network-unlock",  "pre-resume",
+                                        "post-resume"};
+    for (size_t i = 0; i < sizeof(aside) / sizeof(*aside); i++)
+        if (strcmp(script, aside[i]) == 0)
+            return ASIDE;
+    return strcmp(script, "post-restore") == 0 ? BESIDE : BEHIND;
+}
+
+/* The daemon's answer, NULL when it or the runtime says no. */
+static json_t *settle_notification(struct interposer *ip, const char *script,
+                                   const uint8_t *message, size_t len)
+{
+    json_auto_t *event = json_pack("{s:s}", "event", script);
+    enum manner manner = manner_of(script);
+    bool told = manner != BEHIND ? tell_runtime(ip, message, len) : true;
+    json_auto_t *answer = ask_daemon(ip, event);
+    if (manner == BEHIND)
+        told = answer && tell_runtime(ip, message, len);
+    bool agreed = told && (manner == ASIDE || runtime_agreed(ip));
+    /* Behind post-restore CRIU cannot go back, and the daemon still has to switch the network. */
+    return answer && (agreed || ip->released) ? json_incref(answer) : NULL;
 }
 
 static int handle_notification(struct interposer *ip, const FmRpc__Response *response,
@@ -227,11 +313,9 @@ static int handle_notification(struct interposer *ip, const FmRpc__Response *res
 {
     const char *script =
         response->notify && response->notify->script ? response->notify->script : "other";
-    json_auto_t *event = json_pack("{s:s}", "event", script);
-    json_auto_t *answer = ask_daemon(ip, event);
-    bool go = answer && runtime_agrees(ip, message, len);
-    /* Behind post-restore CRIU cannot go back, and the daemon still has to switch the network. */
-    ip->refused = ip->refused || (ip->released ? !answer : !go);
+    json_auto_t *answer = settle_notification(ip, script, message, len);
+    bool go = answer != NULL;
+    ip->refused = ip->refused || !go;
     ip->released = ip->released || (go && strcmp(script, "post-restore") == 0);
     FmRpc__Request reply = FM_RPC__REQUEST__INIT;
     reply.type = FM_RPC__REQUEST_TYPE__NOTIFY;
@@ -250,6 +334,7 @@ static int handle_result(struct interposer *ip, const FmRpc__Response *response,
     fm_autofree char *text = json_dumps(event, JSON_COMPACT);
     if (text)
         send(ip->daemon_fd, text, strlen(text), MSG_NOSIGNAL);
+    runtime_agreed(ip); /* it reads in the order in which it answers */
     send(ip->runtime_fd, message, len, MSG_NOSIGNAL);
     return response->success ? 0 : 1;
 }
@@ -298,6 +383,27 @@ static int refuse(struct interposer *ip, int type)
     return 1;
 }
 
+/* CRIU has started up and waits; so does this until the daemon says that the images are there. What
+ * else CRIU says, or its end, is left to the relay. */
+static void release_held(struct interposer *ip)
+{
+    struct pollfd fds[3] = {{.fd = ip->hold_fd, .events = POLLIN},
+                            {.fd = ip->criu_fd, .events = POLLIN},
+                            {.fd = ip->criu_pidfd, .events = POLLIN}};
+    char byte = 'g';
+    while (poll(fds, 3, -1) < 0 && errno == EINTR)
+        continue;
+    if ((fds[0].revents & POLLIN) && recv(ip->hold_fd, &byte, 1, 0) == 1) {
+        json_auto_t *event = json_pack("{s:s}", "event", "held");
+        json_auto_t *answer = ask_daemon(ip, event);
+        ip->refused = ip->refused || !answer;
+        if (answer)
+            send(ip->hold_fd, &byte, 1, MSG_NOSIGNAL);
+    }
+    close(ip->hold_fd); /* the end of a CRIU that was not let go */
+    ip->hold_fd = -1;
+}
+
 static int interpose(struct interposer *ip, FmRpc__Request *request, int images_fd)
 {
     FmRpc__Options *opts = request->opts;
@@ -309,16 +415,15 @@ static int interpose(struct interposer *ip, FmRpc__Request *request, int images_
     opts->images_dir_fd = images_fd;
     if (opts->has_work_dir_fd)
         opts->work_dir_fd = adopt_directory(ip->runtime_fd, opts->work_dir_fd);
-    char *runtime_freezer = opts->freeze_cgroup;
-    char *runtime_root = opts->root;
-    change_request(opts, json_object_get(answer, "set"));
-    pid_t pid = start_criu(ip, ip->dump && has_external_netns(opts));
+    const json_t *set = json_object_get(answer, "set");
+    change_request(opts, set);
+    pid_t pid = start_criu(ip, opts, set);
     int rc = pid < 0 ? -1 : send_request(ip, request);
-    if (opts->root != runtime_root)
-        free(opts->root);
-    opts->root = runtime_root;
-    opts->freeze_cgroup = runtime_freezer;
-    return rc < 0 ? refuse(ip, request->type) : relay(ip);
+    if (rc < 0)
+        return refuse(ip, request->type);
+    if (ip->hold_fd >= 0)
+        release_held(ip);
+    return relay(ip);
 }
 
 /* The runtime's request, left in the socket; NULL when it is none that a daemon would care for. */
@@ -337,10 +442,13 @@ static FmRpc__Request *peek_request(int fd, uint8_t *buf)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], FM_SELFTEST_COMMAND) == 0)
+        return fm_selftest(real_criu(), argv[2]);
     if (argc != 3 || strcmp(argv[1], "swrk") != 0)
         become_criu(argv);
     struct interposer ip = {
-        .runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1, .criu_pidfd = -1};
+        .runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1, .criu_pidfd = -1,
+        .hold_fd = -1};
     fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
     FmRpc__Request *request = peek_request(ip.runtime_fd, buf);
     int images_fd = request ? adopt_directory(ip.runtime_fd, request->opts->images_dir_fd) : -1;

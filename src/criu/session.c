@@ -158,6 +158,15 @@ int fm_session_next(struct fm_session *s, int ended_fd, uint64_t timeout_ms,
     return 0;
 }
 
+static json_t *encode_mounts(const struct fm_session_request *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->mount_count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s}", "target", r->mounts[i].target, "source",
+                                              r->mounts[i].source));
+    return list;
+}
+
 static json_t *encode_request(const struct fm_session_request *r)
 {
     json_t *set = json_object();
@@ -171,6 +180,14 @@ static json_t *encode_request(const struct fm_session_request *r)
         json_object_set_new(set, "ignore_cgroups", json_true());
     if (r->ghost_limit)
         json_object_set_new(set, "ghost_limit", json_integer(r->ghost_limit));
+    if (r->filter_dir)
+        json_object_set_new(set, "filter_dir", json_string(r->filter_dir));
+    if (r->lazy_pages)
+        json_object_set_new(set, "lazy_pages", json_true());
+    if (r->hold)
+        json_object_set_new(set, "hold", json_true());
+    if (r->mount_count)
+        json_object_set_new(set, "mounts", encode_mounts(r));
     return set;
 }
 

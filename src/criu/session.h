@@ -8,6 +8,7 @@
 #define FM_CRIU_SESSION_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,6 +19,7 @@
 /* What the interposer reports. Events but RESULT wait for fm_session_answer. */
 #define FM_SESSION_EVENTS(X)                                                                       \
     X(REQUEST, "request") /* the runtime asks for a dump or a restore; CRIU is not started yet */  \
+    X(HELD, "held") /* CRIU has started and waits for the images */                                \
     X(PRE_DUMP, "pre-dump")                                                                        \
     X(NETWORK_LOCK, "network-lock") /* all tasks are seized */                                     \
     X(NETWORK_UNLOCK, "network-unlock")                                                            \
@@ -47,6 +49,12 @@ struct fm_session_event {
     char message[256]; /* RESULT: CRIU's own words when it failed; may be empty */
 };
 
+/* A mount that CRIU leaves to us. */
+struct fm_session_mount {
+    const char *target; /* dump: mount point in the container; restore: its name in the images */
+    const char *source; /* dump: its name in the images; restore: a path on this host */
+};
+
 /* Changes to CRIU's request, given with the answer to REQUEST. Zero fields change nothing. */
 struct fm_session_request {
     const char *root; /* restore: root directory in place of the runtime's */
@@ -54,6 +62,15 @@ struct fm_session_request {
     bool skip_network_lock;
     bool ignore_cgroups; /* do not dump or restore cgroups: the real CRIU sits in the container's */
     uint32_t ghost_limit; /* largest unlinked file that goes into the images, bytes */
+    /* Dump: directory of the page filter (page_filter.c): before NETWORK_LOCK is answered it gets
+     * <host pid>.hide and perhaps <host pid>.smaps. NULL: all memory goes into the images. */
+    const char *filter_dir;
+    /* Restore: memory that is not in the images comes by <work dir>/lazy-pages.socket, at which
+     * somebody listens. */
+    bool lazy_pages;
+    bool hold; /* restore: the images are not there yet; HELD follows, and is answered when they are */
+    const struct fm_session_mount *mounts;
+    size_t mount_count;
 };
 
 struct fm_session;

@@ -145,6 +145,7 @@ static const struct {
     {"container", "criu", is_program, "a program's name or absolute path"},
     {"container", "interposer_dir", is_absolute, "an absolute path"},
     {"container", "shim", is_program, "a program's name or absolute path"},
+    {"container", "pager", is_program, "a program's name or absolute path"},
     {"network", "bridge", is_interface, "an interface's name of at most 15 characters"},
     {"network", "vxlan", is_interface, "an interface's name of at most 15 characters"},
     {"network", "subnet", is_subnet, "a subnet such as 10.88.0.0/16"},

@@ -36,7 +36,7 @@ struct fm_config {
         uint64_t memory_reserve; /* bytes */
     } limits;
     struct {
-        char *runc, *runc_root, *cgroup_parent, *criu, *interposer_dir, *shim;
+        char *runc, *runc_root, *cgroup_parent, *criu, *interposer_dir, *shim, *pager;
     } container;
     struct {
         char *bridge, *vxlan, *subnet, *gateway;

@@ -32,7 +32,8 @@
     T(container, cgroup_parent, "/fleximigrate")                                                   \
     T(container, criu, "criu")                                                                     \
     T(container, interposer_dir, FM_LIBEXECDIR)                                                    \
-    T(container, shim, FM_LIBEXECDIR "/fleximigrate-shim")
+    T(container, shim, FM_LIBEXECDIR "/fleximigrate-shim")                                         \
+    T(container, pager, FM_LIBEXECDIR "/fleximigrate-pager")
 #define FM_CONFIG_KEYS_NETWORK(T, N, L)                                                            \
     T(network, bridge, "fmbr0")                                                                    \
     T(network, vxlan, "fmvx0")                                                                     \

@@ -40,6 +40,7 @@ static struct fm_manager *open_manager(const struct fm_config *config, struct fm
         .runc_root = config->container.runc_root,
         .interposer_dir = config->container.interposer_dir,
         .shim = config->container.shim,
+        .pager = config->container.pager,
         .cgroup_parent = config->container.cgroup_parent,
         .criu = config->container.criu,
         .bridge = config->network.bridge,

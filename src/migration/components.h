@@ -14,6 +14,7 @@
 #include "migration/events.h"
 #include "migration/journal.h"
 #include "migration/link.h"
+#include "migration/memory_interface.h"
 #include "migration/state_interface.h"
 #include "network/network.h"
 
@@ -28,6 +29,9 @@ struct fm_components {
     struct fm_runtime runtime;
     struct fm_network network;
     struct fm_state_interface state;
+    struct fm_memory memory; /* without operations: strategy cold only */
+    _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not
+                                       known yet */
     struct fm_links links; /* to other hosts */
     struct fm_image_store *images;
     struct fm_bundle_config bundles;

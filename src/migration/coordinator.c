@@ -8,14 +8,20 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/handover.h"
+#include "migration/incoming.h"
 #include "migration/lifecycle.h"
+#include "migration/postcopy.h"
+#include "migration/precopy.h"
 #include "migration/policy.h"
 #include "migration/preflight.h"
+#include "migration/strategy.h"
 #include "wire/frame.h"
 
 #define CONNECT_TIMEOUT_MS 5000
 #define CHECK_TIMEOUT_MS 20000
 #define REGISTRY_PAUSE_MS 1000
+#define MEMORY_WAIT_MS 60000
+#define MEMORY_PAUSE_MS 20
 
 /* --- PENDING: the request is valid, both hosts are known and reachable --- */
 
@@ -77,6 +83,24 @@ static bool is_cancelled(void *ctx)
     return atomic_load(&m->cancelled);
 }
 
+/* A container that has just come here cannot leave before its memory is in place. */
+static int await_memory(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t deadline = fm_now_ms() + MEMORY_WAIT_MS;
+    struct fm_components *p = m->parts;
+    int rc = 0;
+    while (rc == 0 && p->incoming && fm_incoming_is_filling(p->incoming, m->options.container)) {
+        if (fm_now_ms() >= deadline)
+            return fm_error_set(err, FM_E_REFUSED,
+                                "the memory of '%s' is still on its way here from its last "
+                                "migration",
+                                m->options.container);
+        fm_handover_pause(m, MEMORY_PAUSE_MS);
+        rc = fm_migration_check_cancelled(m, err);
+    }
+    return rc;
+}
+
 static int pending(struct fm_migration *m, struct fm_error *err)
 {
     int rc = fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER,
@@ -87,6 +111,8 @@ static int pending(struct fm_migration *m, struct fm_error *err)
     if ((rc = find_source(m, err)) < 0 ||
         (rc = find_destination(m->parts, m->options.destination, &m->destination, err)) < 0 ||
         (rc = find_container(m, err)) < 0)
+        return rc;
+    if ((rc = await_memory(m, err)) < 0)
         return rc;
     struct fm_slots_wait wait = {.cancelled = is_cancelled, .ctx = m};
     rc = fm_slots_acquire(m->parts->slots, m->options.priority, &wait, err);
@@ -119,8 +145,13 @@ static json_t *preflight(struct fm_components *p, struct fm_link *link,
         return NULL;
     if (needs_out)
         *needs_out = json_incref(needs);
-    return fm_preflight_compare(container, needs, here, json_object_get(answer, "facts"),
-                                json_object_get(answer, "state"));
+    const json_t *there = json_object_get(answer, "facts");
+    json_t *result =
+        fm_preflight_compare(container, needs, here, there, json_object_get(answer, "state"));
+    json_object_set_new(result, "state_engine",
+                        json_pack("{s:O*, s:O*}", "source", json_object_get(here, "state_engine"),
+                                  "destination", json_object_get(there, "state_engine")));
+    return result;
 }
 
 static void log_findings(const json_t *result)
@@ -132,6 +163,21 @@ static void log_findings(const json_t *result)
         fm_warn(FM_DECISION_ENGINE, "Preflight %s: %s.",
                 json_string_value(json_object_get(finding, "check")),
                 json_string_value(json_object_get(finding, "message")));
+}
+
+static void choose_strategy(struct fm_migration *m, const json_t *preflight)
+{
+    const json_t *engines = json_object_get(preflight, "state_engine");
+    m->strategy = fm_strategy_choose(m->options.strategy, json_object_get(engines, "source"),
+                                     json_object_get(engines, "destination"), m->strategy_reason,
+                                     sizeof(m->strategy_reason));
+    if (*m->strategy_reason)
+        fm_warn(FM_DECISION_ENGINE, "Strategy %s in place of %s: %s.",
+                fm_strategy_text(m->strategy), fm_strategy_text(m->options.strategy),
+                m->strategy_reason);
+    else
+        fm_info(FM_DECISION_ENGINE, "Destination %s fits; strategy %s.", m->options.destination,
+                fm_strategy_text(m->strategy));
 }
 
 static int planning(struct fm_migration *m, struct fm_error *err)
@@ -161,7 +207,7 @@ static int planning(struct fm_migration *m, struct fm_error *err)
     log_findings(result);
     rc = fm_preflight_verdict(result, err);
     if (rc == 0)
-        fm_info(FM_DECISION_ENGINE, "Destination %s fits; strategy cold.", m->options.destination);
+        choose_strategy(m, result);
     return rc;
 }
 
@@ -170,7 +216,8 @@ static int planning(struct fm_migration *m, struct fm_error *err)
 static int preparation(struct fm_migration *m, struct fm_error *err)
 {
     if (fm_migration_to(m, FM_STATE_PREPARATION, false, FM_DECISION_ENGINE,
-                        "Strategy cold chosen, destination fits.") < 0)
+                        "Strategy %s chosen, destination fits.",
+                        fm_strategy_text(m->strategy)) < 0)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
     fm_migration_set_deadline(m, m->options.preparation_timeout_ms);
     int rc = fm_handover_prepare(m, err);
@@ -182,13 +229,26 @@ static int execution(struct fm_migration *m, struct fm_error *err)
     if (fm_migration_to(m, FM_STATE_EXECUTION, false, FM_NETWORK_MANAGER,
                         "Destination %s is staged.", m->options.destination) < 0)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
+    fm_migration_set_deadline(m, m->options.timeout_ms);
+    int rc = fm_precopy_rounds(m, err);
     fm_migration_set_deadline(m, m->options.execution_timeout_ms);
-    int rc = fm_handover_transfer(m, err);
+    if (rc == 0)
+        rc = fm_handover_transfer(m, err);
     if (rc == 0)
         rc = fm_handover_decide(m, err);
     if (rc < 0)
         return rc;
     return fm_handover_commit(m, err);
+}
+
+/* The original is kept for the way back until its copy is verified, and, when some of the memory is
+ * nowhere else, until that has arrived. */
+static int fill(struct fm_migration *m, struct fm_error *err)
+{
+    if (m->strategy != FM_STRATEGY_COLD && !fm_postcopy_is_needed(m))
+        fm_handover_destroy(m);
+    fm_migration_set_deadline(m, 0);
+    return fm_postcopy_fill(m, err);
 }
 
 static int verification(struct fm_migration *m, struct fm_error *err)
@@ -198,6 +258,8 @@ static int verification(struct fm_migration *m, struct fm_error *err)
                     "Container %s runs on %s after %.1f ms.", m->options.container,
                     m->options.destination, m->stats.freeze_ms);
     int rc = fm_handover_verify(m, err);
+    if (rc == 0)
+        rc = fill(m, err);
     if (rc == 0 || !*m->return_of || atomic_load(&m->stopping))
         return rc;
     /* A rollback is not rolled back. */

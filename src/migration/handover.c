@@ -12,8 +12,11 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
 #include "migration/log_pipe.h"
+#include "migration/postcopy.h"
+#include "migration/precopy.h"
 #include "wire/frame.h"
 
 #define CONNECT_TIMEOUT_MS 5000
@@ -124,7 +127,9 @@ static int send_files(struct fm_migration *m, uint64_t changed_after_us, bool la
     note_mapped_files(m);
     struct fm_tree_selection selection = {
         .changed_after_us = changed_after_us, .always = &m->mapped_files, .last = last};
-    int rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
+    int rc = fm_handover_tmpfs_send(m, changed_after_us, last, err);
+    if (rc == 0)
+        rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
                                             &m->stats.file_bytes, err);
     for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++)
         if (!m->container->volumes[i].shared)
@@ -178,14 +183,19 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     struct fm_components *p = m->parts;
     struct fm_host self;
     describe_source(p, &self);
-    int rc = fm_migration_step(m, FM_STEP_PREPARE,
-                               json_pack("{s:s}", "destination", m->options.destination), err);
+    int rc = fm_handover_tmpfs_find(m, err);
+    if (rc == 0)
+        rc = fm_migration_step(m, FM_STEP_PREPARE,
+                               json_pack("{s:s, s:o}", "destination", m->options.destination,
+                                         "tmpfs", fm_tmpfs_to_json(&m->tmpfs)),
+                               err);
     if (rc < 0)
         return rc;
     json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:s, s:O?}", "container",
                              fm_container_to_json(m->container), "source", fm_host_to_json(&self),
-                             "return_of", m->return_of, "strategy", "cold", "priority",
+                             "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy), "priority",
                              fm_priority_text(m->options.priority), "needs", m->needs);
+    json_object_set_new(body, "tmpfs", fm_tmpfs_to_json(&m->tmpfs));
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
@@ -197,7 +207,9 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     if (rc < 0)
         return rc;
     m->upper_since_us = fm_realtime_us();
-    rc = send_files(m, 0, false, err);
+    rc = fm_handover_tmpfs_attach(m, err);
+    if (rc == 0)
+        rc = send_files(m, 0, false, err);
     if (rc == 0)
         rc = send_log(m, err);
     fm_migration_progress(m, "files", 100, m->stats.file_bytes);
@@ -241,8 +253,14 @@ static int on_frozen(void *arg, struct fm_error *err)
     struct fm_components *p = m->parts;
     m->frozen_us = fm_now_us();
     m->frozen = true;
+    fm_timeline_start(&m->freeze);
     if (m->hold && p->network.ops->hold_engage(p->network.ctx, m->hold, err) < 0)
         return fm_error_prefix(err, "cannot hold the container's packets");
+    fm_timeline_mark(&m->freeze, "packets held");
+    int rc = fm_precopy_freeze(m, err);
+    if (rc < 0)
+        return fm_error_prefix(err, "cannot find the last pages");
+    fm_timeline_mark(&m->freeze, "last pages found");
     fm_autofree char *images = fm_strf("%s/images", m->dir);
     return p->links.ops->images_begin(m->link, images, err);
 }
@@ -252,13 +270,50 @@ static int pin_original(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
     m->stats.dump_ms = ms_since(m->frozen_us);
+    fm_timeline_mark(&m->freeze, "dumped");
     int rc = p->runtime.ops->freeze(p->runtime.ctx, m->container->name, true, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot freeze the original");
     if (p->state.ops->dump_stands &&
         (rc = p->state.ops->dump_stands(p->state.ctx, m->dump, err)) < 0)
         return rc;
-    return fm_migration_step(m, FM_STEP_DUMPED, NULL, err);
+    rc = fm_migration_step(m, FM_STEP_DUMPED, NULL, err);
+    fm_timeline_mark(&m->freeze, "original pinned");
+    return rc;
+}
+
+struct verification {
+    struct fm_migration *m;
+    struct fm_error error;
+    int rc;
+};
+
+static void *verify_memory(void *arg)
+{
+    struct verification *v = arg;
+    v->rc = v->m->memory ? v->m->parts->memory.ops->verify(v->m->memory, &v->error) : 0;
+    return NULL;
+}
+
+/* While the destination restores, what CRIU was shown is compared with what there is. */
+static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *err)
+{
+    struct verification v = {.m = m};
+    pthread_t thread;
+    int e = pthread_create(&thread, NULL, verify_memory, &v);
+    json_auto_t *ready = call(m, FM_FRAME_FROZEN, body, m->options.execution_timeout_ms, err);
+    int rc = ready ? 0 : fm_error_result(err);
+    fm_timeline_mark_remote(&m->freeze, "restored", json_object_get(ready, "steps"));
+    if (e == 0)
+        pthread_join(thread, NULL);
+    else
+        verify_memory(&v);
+    fm_timeline_mark(&m->freeze, "maps verified");
+    if (rc == 0 && v.rc < 0) {
+        *err = v.error;
+        rc = v.rc;
+    }
+    return rc;
 }
 
 static int send_state(struct fm_migration *m, struct fm_error *err)
@@ -269,17 +324,22 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
         p->links.ops->images_finish(m->link, &m->stats.image_bytes, &m->stats.early_bytes, err);
     if (!manifest)
         return fm_error_result(err);
+    fm_timeline_mark(&m->freeze, "images sent");
     int rc = send_files(m, m->upper_since_us, true, err);
     if (rc == 0)
         fm_log_pipe_settle(m->init_pid);
     if (rc == 0)
         rc = send_log(m, err);
+    fm_timeline_mark(&m->freeze, "files and log sent");
+    if (rc == 0)
+        rc = fm_precopy_finish(m, err);
+    fm_timeline_mark(&m->freeze, "last pages sent");
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)
-        rc = call_void(m, FM_FRAME_FROZEN,
-                       json_pack("{s:O, s:o}", "manifest", manifest, "neighbours", neighbours(m)),
-                       m->options.execution_timeout_ms, err);
+        rc = restore_there(m, json_pack("{s:O, s:o}", "manifest", manifest, "neighbours",
+                                        neighbours(m)),
+                           err);
     m->stats.restore_ms = ms_since(since);
     return rc;
 }
@@ -297,11 +357,19 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
     if (rc == 0)
         rc = fm_migration_check_cancelled(m, err);
     if (rc == 0)
+        rc = fm_precopy_last_round(m, err);
+    if (rc == 0)
         rc = fm_migration_step(m, FM_STEP_FREEZE,
                                json_pack("{s:I}", "at_us", (json_int_t)fm_realtime_us()), err);
+    struct fm_dump_request request = {.timeout_ms = m->options.execution_timeout_ms,
+                                      .frozen = on_frozen,
+                                      .arg = m,
+                                      .filter_dir = m->memory
+                                                        ? p->memory.ops->filter_dir(m->memory)
+                                                        : NULL,
+                                      .tmpfs = &m->tmpfs};
     if (rc == 0)
-        rc = p->state.ops->dump_go(p->state.ctx, m->dump, m->options.execution_timeout_ms,
-                                   on_frozen, m, err);
+        rc = p->state.ops->dump_go(p->state.ctx, m->dump, &request, err);
     if (rc == 0)
         rc = pin_original(m, err);
     if (rc == 0)
@@ -359,6 +427,7 @@ int fm_handover_decide(struct fm_migration *m, struct fm_error *err)
     m->committed = true;
     pthread_mutex_unlock(&m->link_lock);
     m->stats.decide_ms = ms_since(since);
+    fm_timeline_mark(&m->freeze, "decided");
     /* The decision stands, whatever becomes of this line of the journal. */
     struct fm_error ignored = {0};
     fm_migration_step(m, FM_STEP_COMMIT, NULL, &ignored);
@@ -383,8 +452,11 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
     uint64_t since = fm_now_ms(), backoff = 50;
     for (;;) {
         *err = (struct fm_error){0};
-        if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 &&
-            call_void(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err) == 0) {
+        json_auto_t *running = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0
+                                   ? call(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err)
+                                   : NULL;
+        if (running) {
+            fm_timeline_mark_remote(&m->freeze, "resumed", json_object_get(running, "steps"));
             m->needs_attention = false;
             return 0;
         }
@@ -458,6 +530,14 @@ void fm_handover_destroy(struct fm_migration *m)
         fm_debug(FM_STATE_SYNCHRONIZER, "After the dump: %s.", e.text);
 }
 
+/* What a freeze costs beside its last pages, for the next one's estimate. */
+static void learn_fixed_cost(struct fm_migration *m)
+{
+    double now = m->stats.freeze_ms - m->stats.pages_ms, known = m->parts->freeze_fixed_ms;
+    if (m->strategy != FM_STRATEGY_COLD)
+        m->parts->freeze_fixed_ms = known > 0 ? known * 0.7 + now * 0.3 : now;
+}
+
 int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
 {
     uint64_t since = fm_now_us();
@@ -467,11 +547,16 @@ int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
     if (m->frozen) {
         m->stats.resume_ms = ms_since(since);
         m->stats.freeze_ms = ms_since(m->frozen_us);
+        learn_fixed_cost(m);
     }
     struct fm_error step = {0};
     fm_migration_step(m, FM_STEP_SWITCH, NULL, &step);
     switch_network(m);
-    fm_handover_destroy(m);
+    if (fm_postcopy_serve(m, &step) < 0)
+        fm_warn(FM_STATE_SYNCHRONIZER, "Pages of %s do not travel yet: %s.", m->container->name,
+                step.text);
+    if (m->strategy == FM_STRATEGY_COLD)
+        fm_handover_destroy(m);
     if (m->has_endpoint)
         announce(m);
     return 0;
@@ -561,6 +646,9 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error e = {0};
     int rc = fm_migration_step(m, FM_STEP_CLEAN_UP, NULL, err);
+    fm_precopy_close(m);
+    if (m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL))
+        fm_handover_destroy(m);
     if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, &e) < 0 ||
         call_void(m, FM_FRAME_COMPLETE, NULL, CONNECT_TIMEOUT_MS, &e) < 0)
         fm_warn(FM_MIGRATION_MANAGER, "The destination keeps its images for now: %s.", e.text);
@@ -568,5 +656,5 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
     end_hold(m);
     if (m->container)
         rc = keep_first(rc, forget_container(m, &e), &e, err);
-    return keep_first(rc, fm_remove_tree(m->dir, &e), &e, err);
+    return keep_first(rc, fm_handover_remove_dir(m->dir, &e), &e, err);
 }

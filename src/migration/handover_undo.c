@@ -8,7 +8,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
+#include "migration/precopy.h"
 #include "wire/frame.h"
 
 #define LEFTOVER_GRACE_MS 3000
@@ -127,9 +129,11 @@ int fm_handover_abort(struct fm_migration *m, struct fm_error *err)
     struct fm_error first = {0};
     if (m->container)
         resume_original(m, &first);
+    note(m, fm_precopy_unthrottle(m, &e), &e, &first);
+    fm_precopy_close(m);
     abort_destination(m);
     end_hold(m);
-    note(m, fm_remove_tree(m->dir, &e), &e, &first);
+    note(m, fm_handover_remove_dir(m->dir, &e), &e, &first);
     if (first.code && err)
         *err = first;
     return -(int)first.code;
@@ -195,6 +199,11 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
                                    .exit_path = bundle.exit};
     struct fm_restore *restore = NULL;
     bool alive = false;
+    if (m->strategy != FM_STRATEGY_COLD) /* the images are without memory */
+        return fm_error_set(err, FM_E_FAILED,
+                            "the container died on '%s' after its original here was gone",
+                            m->destination.name);
+    fm_handover_tmpfs_recall(m);
     int rc = provide_bundle(m, &bundle, err);
     if (rc == 0)
         rc = fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, err);
@@ -208,7 +217,8 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
         rc = p->state.ops->restore_start(p->state.ctx, &plan, &restore, err);
     if (rc < 0)
         return rc;
-    rc = p->state.ops->restore_go(p->state.ctx, restore, NULL, 60000, err);
+    struct fm_restore_request request = {.timeout_ms = 60000, .tmpfs = &m->tmpfs};
+    rc = p->state.ops->restore_go(p->state.ctx, restore, &request, err);
     if (rc == 0)
         rc = fm_migration_step(m, FM_STEP_RELEASE, NULL, err);
     if (rc == 0)
@@ -219,6 +229,17 @@ static int restore_here(struct fm_migration *m, uint64_t *age_ms, struct fm_erro
     return rc;
 }
 
+/* The original still stands as it was frozen: the newest state there is. */
+static int revive_original(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
+{
+    struct fm_error e = {0};
+    resume_original(m, &e);
+    if (e.code && err)
+        *err = e;
+    *age_ms = age_of_checkpoint(m);
+    return -(int)e.code;
+}
+
 /* The way back was gone to its end, whoever has died since. */
 static bool came_back(struct fm_migration *m)
 {
@@ -227,12 +248,13 @@ static bool came_back(struct fm_migration *m)
     return fm_streq(stage, "running") || fm_streq(stage, "done");
 }
 
-static int ask_back(struct fm_migration *m, struct fm_error *err)
+/* `look`: only asks whether it is there. */
+static int ask_back(struct fm_migration *m, bool look, struct fm_error *err)
 {
     int rc = fm_handover_connect(m, 5000, err);
     if (rc < 0)
         return rc;
-    json_auto_t *body = json_pack("{s:s}", "migration", m->id);
+    json_auto_t *body = json_pack("{s:s, s:b}", "migration", m->id, "look", (int)look);
     json_auto_t *answer =
         m->parts->links.ops->call(m->link, FM_FRAME_RETURN, body, RETURN_TIMEOUT_MS, err);
     rc = answer ? 0 : fm_error_result(err);
@@ -241,14 +263,14 @@ static int ask_back(struct fm_migration *m, struct fm_error *err)
 }
 
 /* A migration of the destination's that is under way (EXISTS) may be the one that returns. */
-static int ask_back_until_told(struct fm_migration *m, struct fm_error *err)
+static int ask_back_until_told(struct fm_migration *m, bool look, struct fm_error *err)
 {
     uint64_t deadline = fm_now_ms() + RETURN_PATIENCE_MS;
     for (;;) {
         *err = (struct fm_error){0};
         if (came_back(m))
             return 0;
-        int rc = ask_back(m, err);
+        int rc = ask_back(m, look, err);
         bool again = fm_handover_is_cut(err) || err->code == FM_E_EXISTS;
         if (rc == 0 || !again || fm_now_ms() >= deadline || !fm_handover_pause(m, RETURN_PAUSE_MS))
             return came_back(m) ? 0 : rc;
@@ -263,16 +285,26 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
     int rc = fm_migration_step(m, FM_STEP_RETURN, NULL, err);
     if (rc < 0)
         return rc;
-    if (m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL))
+    bool kept =
+        m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL);
+    fm_precopy_close(m);
+    /* It is given up for a copy that lives, and else is all there is. */
+    if (kept && m->strategy != FM_STRATEGY_COLD)
+        rc = ask_back_until_told(m, true, &e);
+    if (kept && rc == 0)
         fm_handover_destroy(m);
-    rc = ask_back_until_told(m, &e);
+    if (rc == 0)
+        rc = ask_back_until_told(m, false, &e);
     if (rc < 0 && e.code == FM_E_ROLLED_BACK && m->container) {
+        bool stands = !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL);
         fm_warn(FM_MIGRATION_MANAGER, "The container died on %s: %s.", m->destination.name, e.text);
         e = (struct fm_error){0};
-        rc = restore_here(m, age_ms, &e);
+        rc = stands ? revive_original(m, age_ms, &e) : restore_here(m, age_ms, &e);
     }
     if (rc == 0)
-        return fm_remove_tree(m->dir, err);
+        rc = fm_precopy_unthrottle(m, &e);
+    if (rc == 0)
+        return fm_handover_remove_dir(m->dir, err);
     if (err)
         *err = e;
     return rc;

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
 #include "migration/preflight.h"
 #include "state/tree_stream.h"
@@ -19,6 +20,9 @@
 /* Left free on the disk whatever comes in, of a small one an eighth. */
 #define DISK_RESERVE (256ull << 20)
 #define DISK_RESERVE_PART 8
+/* What the container may grow by while it is on its way: an eighth, and something. */
+#define MEMORY_MARGIN (256ull << 20)
+#define MEMORY_MARGIN_PART 8
 /* How long a migration queues here for its turn. */
 #define SLOT_TIMEOUT_MS 110000
 
@@ -57,9 +61,12 @@ static void incoming_free(struct fm_incoming *in)
     fm_restore_receive_abort(in->receiver);
     if (in->restore)
         in->parts->state.ops->restore_end(in->parts->state.ctx, in->restore);
+    fm_incoming_memory_leave(in);
+    fm_timeline_clear(&in->freeze);
     fm_container_free(in->container);
     pthread_cond_destroy(&in->changed);
     pthread_mutex_destroy(&in->lock);
+    fm_tmpfs_clear(&in->tmpfs);
     free(in->dir);
     free(in);
 }
@@ -126,6 +133,25 @@ static struct fm_incoming *find_active_by_name(struct fm_incoming_table *t, cons
 bool fm_incoming_is_coming(struct fm_incoming_table *t, const char *name)
 {
     return find_active_by_name(t, name) != NULL;
+}
+
+bool fm_incoming_is_filling(struct fm_incoming_table *t, const char *name)
+{
+    struct fm_pager_status status = {0};
+    bool filling = false;
+    pthread_mutex_lock(&t->lock);
+    struct fm_incoming *in = t->first;
+    while (in && (in->stage != FM_STAGE_RUNNING || !in->sink ||
+                  !fm_streq(in->container->name, name)))
+        in = in->next;
+    pthread_mutex_unlock(&t->lock);
+    if (!in)
+        return false;
+    pthread_mutex_lock(&in->lock);
+    if (in->sink)
+        filling = t->parts->memory.ops->sink_wait(in->sink, 0, &status, NULL) < 0 || !status.done;
+    pthread_mutex_unlock(&in->lock);
+    return filling;
 }
 
 void fm_incoming_layers(struct fm_incoming_table *t, struct fm_strv *layers)
@@ -237,7 +263,7 @@ static json_t *to_json(const struct fm_incoming *in)
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b}", "id",
         in->id, "role", FM_ROLE_DESTINATION, "container", in->container->name, "source",
-        in->source.name, "destination", in->parts->host, "strategy", "cold", "stage",
+        in->source.name, "destination", in->parts->host, "strategy", in->strategy, "stage",
         fm_stage_text(in->stage), "state", states[in->stage], "final", (int) final, "result",
         !final                            ? "running"
         : in->stage == FM_STAGE_DISCARDED ? "failed"
@@ -272,7 +298,8 @@ static void take_over(struct fm_container *c, const struct fm_bundle *bundle)
 
 static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
                                         const json_t *container, const json_t *source,
-                                        const char *return_of, struct fm_error *err)
+                                        const char *return_of, const char *strategy,
+                                        struct fm_error *err)
 {
     struct fm_incoming *in = fm_xcalloc(1, sizeof(*in));
     in->parts = p;
@@ -280,6 +307,8 @@ static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
     pthread_cond_init(&in->changed, NULL);
     snprintf(in->id, sizeof(in->id), "%s", id);
     snprintf(in->return_of, sizeof(in->return_of), "%s", return_of ? return_of : "");
+    snprintf(in->strategy, sizeof(in->strategy), "%s", strategy ? strategy : "cold");
+    in->lazy = !fm_streq(in->strategy, "cold");
     in->dir = fm_strf("%s/%s", p->migrations_dir, id);
     in->created_us = fm_realtime_us();
     in->container = fm_container_from_json(container, err);
@@ -366,6 +395,7 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
     in->max_bytes = request.disk_free - (part < DISK_RESERVE ? part : DISK_RESERVE);
     request.memory_available =
         (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    in->memory_bytes = request.memory + request.memory / MEMORY_MARGIN_PART + MEMORY_MARGIN;
     json_auto_t *facts = p->facts(p->facts_ctx, err);
     json_int_t available = json_integer_value(json_object_get(facts, "memory_available"));
     if (available > 0)
@@ -390,11 +420,13 @@ static int stage_network(struct fm_incoming *in, struct fm_error *err)
 
 /* Directories for what will arrive; a stale writable layer of an earlier stay is not mixed with the
  * new one. */
-static int stage_directories(struct fm_incoming *in, struct fm_error *err)
+static int stage_directories(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     fm_autofree char *images = fm_strf("%s/images", in->dir);
-    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL, err);
+    json_t *tmpfs = json_object_get(body, "tmpfs");
+    json_auto_t *detail = json_pack("{s:O*}", "tmpfs", tmpfs);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_BUNDLE, detail, err);
     if (rc == 0 && *in->return_of)
         rc = p->runtime.ops->remove(p->runtime.ctx, in->container->name, err);
     if (rc == 0 && *in->return_of)
@@ -403,7 +435,7 @@ static int stage_directories(struct fm_incoming *in, struct fm_error *err)
         rc = fm_mkdir_p(images, 0700, err);
     if (rc == 0)
         rc = fm_mkdir_p(in->bundle.upper, 0755, err);
-    return rc;
+    return rc < 0 ? rc : fm_incoming_tmpfs_stage(in, tmpfs, err);
 }
 
 static json_t *missing_layers(struct fm_incoming *in)
@@ -461,9 +493,11 @@ static int stage(struct fm_incoming *in, const json_t *body, struct fm_error *er
     if (rc == 0)
         rc = stage_network(in, err);
     if (rc == 0)
-        rc = stage_directories(in, err);
+        rc = stage_directories(in, body, err);
     if (rc == 0)
         rc = stage_volumes(in, err);
+    if (rc == 0)
+        rc = fm_incoming_memory_stage(in, in->memory_bytes, err);
     return rc;
 }
 
@@ -501,7 +535,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
     }
     struct fm_incoming *in =
         incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
-                     json_string_value(json_object_get(body, "return_of")), err);
+                     json_string_value(json_object_get(body, "return_of")),
+                     json_string_value(json_object_get(body, "strategy")), err);
     if (!in || admit(t, in, peer, err) < 0) {
         incoming_free(in);
         return NULL;
@@ -558,6 +593,8 @@ int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error 
     if (rc == 0 && json_is_array(descriptors))
         rc = fm_json_save(path, descriptors, err);
     if (rc == 0)
+        rc = fm_incoming_memory_pager(in, err);
+    if (rc == 0)
         rc = fm_incoming_start_restore(in, err);
     if (rc == 0 && !(in->receiver = fm_restore_receive_begin(images, in->max_bytes, err)))
         rc = fm_error_result(err);
@@ -574,11 +611,15 @@ struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id
         return NULL;
     struct fm_incoming *in = incoming_new(
         t->parts, id, json_object_get(doc, "record"), json_object_get(doc, "source_host"),
-        json_string_value(json_object_get(doc, "return_of")), err);
+        json_string_value(json_object_get(doc, "return_of")),
+        json_string_value(json_object_get(doc, "strategy")), err);
     const char *stage = json_string_value(json_object_get(doc, "stage"));
     for (int i = 0; in && i <= FM_STAGE_DISCARDED; i++)
         if (fm_streq(stage, fm_stage_text((enum fm_stage)i)))
             in->stage = (enum fm_stage)i;
+    json_auto_t *staged = NULL;
+    if (in && fm_journal_has(t->parts->journal, id, FM_STEP_STAGE_BUNDLE, &staged))
+        fm_tmpfs_from_json(json_object_get(staged, "tmpfs"), &in->tmpfs, NULL);
     if (in)
         add(t, in);
     return in;

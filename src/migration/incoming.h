@@ -11,6 +11,7 @@
 #include "container/container.h"
 #include "migration/components.h"
 #include "migration/link.h"
+#include "migration/timeline.h"
 #include "state/restore.h"
 #include "wire/connection.h"
 
@@ -41,11 +42,18 @@ struct fm_incoming {
     bool in_slot;
     struct fm_bundle bundle;
     char *dir;
+    struct fm_tmpfs_mounts tmpfs; /* below `dir` */
 
     pthread_mutex_t lock; /* one call at a time */
     enum fm_stage stage;
     struct fm_restore_receiver *receiver;
     struct fm_restore *restore; /* held */
+    bool lazy;                  /* its memory comes by page streams, not in the images */
+    char strategy[16];
+    uint64_t memory_bytes;       /* the page store's limit */
+    struct fm_memory_sink *sink; /* until all of its memory is in place */
+    bool source_lost;            /* while pages were missing */
+    struct fm_timeline freeze;   /* steps since FROZEN, then since COMMIT */
     bool root_changed;          /* files came after the overlay was mounted */
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
@@ -71,6 +79,8 @@ struct fm_incoming *fm_incoming_recall(struct fm_incoming_table *t, const char *
                                        struct fm_error *err);
 /* True while a container of this name is on its way here and does not run yet. */
 bool fm_incoming_is_coming(struct fm_incoming_table *t, const char *name);
+/* True while the memory of a running container of this name is not all in place. */
+bool fm_incoming_is_filling(struct fm_incoming_table *t, const char *name);
 /* Adds the layers of all that is coming. */
 void fm_incoming_layers(struct fm_incoming_table *t, struct fm_strv *layers);
 size_t fm_incoming_active(struct fm_incoming_table *t);
@@ -88,6 +98,13 @@ int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const str
 int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err);
 /* Body {"manifest","neighbours"}: everything has been sent. 0: READY. */
 int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err);
+/* Counts in a connection that will carry pages only, which its thread then serves by the memory
+ * interface's sink_stream. */
+int fm_incoming_memory_attach(struct fm_incoming *in, struct fm_connection *c,
+                              struct fm_error *err);
+/* How far its memory is in place, {"done","total","filled","missing","faults","fault_us_max"};
+ * waits a moment for a change. */
+json_t *fm_incoming_fill(struct fm_incoming *in, uint64_t *missing, struct fm_error *err);
 /* FM_E_ROLLED_BACK: it cannot run here and everything is discarded, for good. */
 json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error *err);

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "migration/handover_tmpfs.h"
 #include "state/tree_stream.h"
 
 static bool is_wanted_layer(const struct fm_incoming *in, const char *digest)
@@ -68,33 +69,41 @@ int fm_incoming_tree(struct fm_incoming *in, struct fm_connection *c, const char
         return receive_layer(in, c, name + strlen("layer:"), err);
     if (fm_starts_with(name, "volume:"))
         return receive_volume(in, c, name + strlen("volume:"), err);
+    if (fm_starts_with(name, "tmpfs:"))
+        return fm_incoming_tmpfs_receive(in, c, name + strlen("tmpfs:"), err);
     if (fm_streq(name, "upper"))
         return receive_upper(in, c, err);
     return fm_error_set(err, FM_E_PROTOCOL, "unknown tree '%.64s'", name);
 }
 
-/* Appends to the container's log what its old host had of it. */
-static int receive_log(struct fm_incoming *in, struct fm_connection *c, uint64_t offset,
-                       struct fm_error *err)
+/* A file that grows: what comes is appended; *bytes is how much of it is here. */
+static int receive_file(struct fm_incoming *in, struct fm_connection *c, const char *path,
+                        uint64_t offset, uint64_t *bytes, struct fm_error *err)
 {
-    if (offset != in->log_bytes)
-        return fm_error_set(err, FM_E_PROTOCOL, "log goes on at a wrong offset");
-    fm_autoclose int fd = open(in->bundle.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-    if (fd < 0)
-        return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
-    if (offset == 0 && ftruncate(fd, 0) < 0)
-        return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
+    if (offset != *bytes)
+        return fm_error_set(err, FM_E_PROTOCOL, "%s goes on at a wrong offset", path);
+    fm_autoclose int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0 || (offset == 0 && ftruncate(fd, 0) < 0))
+        return fm_error_errno(err, errno, "cannot write %s", path);
     for (;;) {
         struct fm_frame frame;
         int rc = fm_connection_recv(c, &frame, err);
         if (rc < 0 || frame.type == FM_FRAME_DATA_END)
             return rc;
-        if (frame.type != FM_FRAME_DATA || in->log_bytes + frame.length > in->max_bytes)
-            return fm_error_set(err, FM_E_PROTOCOL, "log stream is broken");
+        if (frame.type != FM_FRAME_DATA || *bytes + frame.length > in->max_bytes)
+            return fm_error_set(err, FM_E_PROTOCOL, "the stream of %s is broken", path);
         if (fm_write_full(fd, frame.payload, frame.length) < 0)
-            return fm_error_errno(err, errno, "cannot write %s", in->bundle.log);
-        in->log_bytes += frame.length;
+            return fm_error_errno(err, errno, "cannot write %s", path);
+        *bytes += frame.length;
     }
+}
+
+static int receive_memory_index(struct fm_incoming *in, struct fm_connection *c,
+                                struct fm_error *err)
+{
+    fm_autofree char *path = fm_strf("%s/memory", in->dir);
+    uint64_t bytes = 0;
+    return receive_file(in, c, path, 0, &bytes, err);
 }
 
 int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const struct fm_frame *frame,
@@ -108,7 +117,9 @@ int fm_incoming_image(struct fm_incoming *in, struct fm_connection *c, const str
     if (in->stage > FM_STAGE_ARMED)
         return fm_error_set(err, FM_E_PROTOCOL, "images after READY");
     if (fm_streq(name, "log"))
-        return receive_log(in, c, offset, err);
+        return receive_file(in, c, in->bundle.log, offset, &in->log_bytes, err);
+    if (fm_streq(name, "memory") && in->lazy)
+        return receive_memory_index(in, c, err);
     if (in->stage != FM_STAGE_ARMED || !in->receiver)
         return fm_error_set(err, FM_E_PROTOCOL, "images before ARM, or after FROZEN");
     return fm_restore_receive_image(in->receiver, c, frame, err);

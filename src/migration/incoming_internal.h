@@ -14,6 +14,20 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
 /* Asks the source once for its decision and follows it, after the commit whether it has let go;
  * true when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
+/* The memory, step by step; nothing for strategy cold. `bytes` is what was reserved. */
+int fm_incoming_memory_stage(struct fm_incoming *in, uint64_t bytes, struct fm_error *err);
+int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);
+int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err);
+/* Waits until all of it is in place. */
+int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err);
+void fm_incoming_memory_discard(struct fm_incoming *in);
+/* The daemon stops: a pager whose container runs goes on alone. */
+void fm_incoming_memory_leave(struct fm_incoming *in);
+void fm_incoming_memory_orphaned(struct fm_incoming *in);
+/* What runs here may wait for pages: finds its pager. *whole: it can go on; else its pager has died,
+ * and it must be restored again. */
+int fm_incoming_memory_recover(struct fm_incoming *in, bool *whole, struct fm_error *err);
+
 /* From the journal into the table. */
 struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,
                                      struct fm_error *err);

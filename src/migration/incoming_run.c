@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/subprocess.h"
 #include "base/text.h"
+#include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
 #include "migration/lifecycle.h"
 #include "network/verifier.h"
@@ -38,26 +39,47 @@ static int renew_root(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : fm_bundle_mount(&in->bundle, &lower, err);
 }
 
+static int go_restore(struct fm_incoming *in, const char *root, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_restore_request request = {
+        .timeout_ms = RESTORE_TIMEOUT_MS,
+        .root = root,
+        .lazy_pages = in->lazy,
+        .tmpfs = &in->tmpfs};
+    int rc = fm_tmpfs_seal(&in->tmpfs, in->dir, err);
+    return rc < 0 ? rc : p->state.ops->restore_go(p->state.ctx, in->restore, &request, err);
+}
+
 int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
     uint64_t bytes = 0;
     if (in->stage != FM_STAGE_ARMED || !in->receiver)
         return fm_error_set(err, FM_E_PROTOCOL, "FROZEN in stage %s", fm_stage_text(in->stage));
+    fm_timeline_start(&in->freeze);
     int rc = fm_restore_receive_finish(FM_MOVE(in->receiver), json_object_get(body, "manifest"),
                                        &bytes, err);
+    fm_timeline_mark(&in->freeze, "images verified");
+    if (rc == 0)
+        rc = fm_incoming_memory_settle(in, err);
+    fm_timeline_mark(&in->freeze, "page store settled");
     if (rc == 0 && in->has_endpoint)
         rc = p->network.ops->set_neighbours(p->network.ctx, &in->endpoint,
                                             json_object_get(body, "neighbours"), err);
+    fm_timeline_mark(&in->freeze, "neighbours set");
     if (rc == 0)
         rc = renew_root(in, err);
+    fm_timeline_mark(&in->freeze, "root file system");
     if (rc == 0)
-        rc = p->state.ops->restore_go(p->state.ctx, in->restore,
-                                      in->root_changed ? in->bundle.rootfs : NULL,
-                                      RESTORE_TIMEOUT_MS, err);
+        rc = go_restore(in, in->root_changed ? in->bundle.rootfs : NULL, err);
+    fm_timeline_mark(&in->freeze, "tasks restored");
     if (rc == 0)
         rc = fm_journal_step(p->journal, in->id, FM_STEP_READY, NULL, err);
-    return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_READY, err);
+    if (rc == 0)
+        rc = fm_incoming_enter(in, FM_STAGE_READY, err);
+    fm_timeline_mark(&in->freeze, "journal written");
+    return rc;
 }
 
 /* --- COMMIT --- */
@@ -112,10 +134,11 @@ static int restore_again(struct fm_incoming *in, struct fm_error *err)
     if (rc == 0)
         rc = renew_network(in, err);
     if (rc == 0)
+        rc = fm_incoming_memory_pager(in, err);
+    if (rc == 0)
         rc = fm_incoming_start_restore(in, err);
     if (rc == 0)
-        rc = p->state.ops->restore_go(p->state.ctx, in->restore, in->bundle.rootfs,
-                                      RESTORE_TIMEOUT_MS, err);
+        rc = go_restore(in, in->bundle.rootfs, err);
     return rc < 0 ? rc : release(in, err);
 }
 
@@ -186,6 +209,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         note(fm_leftover_end(in->dir, 0, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
         note(p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n]), e, &n);
+    fm_incoming_memory_discard(in);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
         p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, NULL, NULL);
@@ -203,7 +227,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     in->stage = FM_STAGE_DISCARDED; /* its layers are not in use any more */
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_LAYER, NULL))
         note(fm_lifecycle_prune_layers(p, &e[n]), e, &n);
-    note(fm_remove_tree(in->dir, &e[n]), e, &n);
+    note(fm_handover_remove_dir(in->dir, &e[n]), e, &n);
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
     for (size_t i = 0; i < n; i++)
@@ -223,7 +247,7 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err)
     if (!later || fm_journal_has(p->journal, in->id, FM_STEP_REGISTER, NULL))
         return discard(in, err);
     in->unclean = false;
-    int rc = fm_remove_tree(in->dir, err);
+    int rc = fm_handover_remove_dir(in->dir, err);
     return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_DISCARDED, err);
 }
 
@@ -286,9 +310,10 @@ static int run(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? give_up(in, err) : 0;
 }
 
-static json_t *running_answer(void)
+static json_t *running_answer(struct fm_incoming *in)
 {
-    return json_pack("{s:I}", "resumed_at_us", (json_int_t)fm_realtime_us());
+    return json_pack("{s:I, s:o}", "resumed_at_us", (json_int_t)fm_realtime_us(), "steps",
+                     fm_timeline_take(&in->freeze));
 }
 
 /* Ends the runtime's bookkeeping behind a resumed restore; not part of anybody's downtime. */
@@ -317,19 +342,22 @@ json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
     struct fm_components *p = in->parts;
     bool commit = false;
     if (in->stage == FM_STAGE_RUNNING || in->stage == FM_STAGE_DONE)
-        return running_answer();
+        return running_answer(in);
     if (in->stage != FM_STAGE_READY && in->stage != FM_STAGE_COMMITTED) {
         fm_error_set(err, in->stage == FM_STAGE_DISCARDED ? FM_E_ROLLED_BACK : FM_E_PROTOCOL,
                      "COMMIT in stage %s", fm_stage_text(in->stage));
         return NULL;
     }
+    fm_timeline_start(&in->freeze);
     /* The same durable record as on the source: from here on it runs, whatever dies. */
     if (p->store.ops->decide(p->store.ctx, in->id, true, &commit, err) < 0)
         return NULL;
     in->stage = FM_STAGE_COMMITTED;
+    fm_timeline_mark(&in->freeze, "decision recorded");
     if (fm_journal_step(p->journal, in->id, FM_STEP_RUN, NULL, err) < 0 || run(in, err) < 0)
         return NULL;
-    json_t *answer = running_answer();
+    fm_timeline_mark(&in->freeze, "tasks resumed");
+    json_t *answer = running_answer(in);
     struct fm_error e = {0};
     if (enter_running(in, &e) < 0)
         fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "%s runs, but: %s.", in->container->name,
@@ -424,7 +452,9 @@ int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err)
         fm_reserve_release(p->reservations, in->id);
     int rc = enter_running(in, err);
     if (rc == 0)
-        rc = fm_remove_tree(in->dir, err);
+        rc = fm_incoming_memory_complete(in, err);
+    if (rc == 0)
+        rc = fm_handover_remove_dir(in->dir, err);
     if (rc == 0)
         rc = fm_incoming_enter(in, FM_STAGE_DONE, err);
     if (rc < 0)
@@ -564,6 +594,7 @@ void fm_incoming_orphaned(struct fm_incoming *in)
         fm_incoming_abort(in, "the source went away", &err);
     else if (has_questions(in))
         start_asking(in);
+    fm_incoming_memory_orphaned(in);
     pthread_mutex_unlock(&in->lock);
 }
 
@@ -575,11 +606,28 @@ static int recover_committed(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : enter_running(in, err);
 }
 
+/* Daemon and pager have died while it ran on an unfinished memory: it starts once more from the
+ * state that it came with. */
+static int restore_without_pager(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
+           "The pager of %s has died with its daemon: the container is restored once more from its "
+           "checkpoint and page store. What it did since the migration is lost.",
+           in->container->name);
+    int rc = p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, err);
+    return rc < 0 ? rc : restore_again(in, err);
+}
+
 static int recover_running(struct fm_incoming *in, struct fm_error *err)
 {
-    bool alive = false;
+    bool alive = false, whole = true;
     in->registered = true;
-    int rc = look(in, &alive, err);
+    int rc = fm_incoming_memory_recover(in, &whole, err);
+    if (rc == 0 && !whole)
+        return restore_without_pager(in, err);
+    if (rc == 0)
+        rc = look(in, &alive, err);
     return rc == 0 && alive ? switch_network(in, err) : rc;
 }
 

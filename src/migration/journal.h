@@ -22,6 +22,8 @@
     /* source */                                                                                   \
     X(PREPARE, "prepare")   /* the destination was asked to prepare */                             \
     X(HOLD, "hold")         /* TAP of the packet hold */                                           \
+    X(ROUNDS, "rounds")     /* memory travels while the container runs */                          \
+    X(THROTTLE, "throttle") /* the container's processor time is cut */                            \
     X(DUMP, "dump")         /* images directory, runtime's checkpoint process */                   \
     X(ARM, "arm")           /* the destination was asked to start its restore */                   \
     X(FREEZE, "freeze")     /* tasks seized, packets diverted, cgroup frozen */                    \
@@ -38,6 +40,8 @@
     X(STAGE_LAYER, "stage-layer")                                                                  \
     X(STAGE_BUNDLE, "stage-bundle") /* directories, overlay mount */                               \
     X(STAGE_VOLUME, "stage-volume")                                                                \
+    X(STAGE_PAGES, "stage-pages") /* page store */                                                 \
+    X(PAGER, "pager")             /* process that fills the memory from it */                      \
     X(RESTORE, "restore")   /* runtime's restore process, held */                                  \
     X(READY, "ready")       /* may neither run nor discard on its own */                           \
     X(RUN, "run")           /* COMMIT received: runs, whatever happens */                          \

@@ -52,30 +52,44 @@ static void link_close(struct fm_link *link)
     free(link);
 }
 
-static struct fm_link *link_open(void *ctx, const struct fm_host *host, uint64_t rate,
-                                 uint64_t timeout_ms, struct fm_error *err)
+static int greet(struct fm_connection *c, const char *self, struct fm_error *err)
 {
-    const struct fm_link_wire *wire = ctx;
+    json_auto_t *hello = json_pack("{s:i, s:s}", "version", PROTOCOL_VERSION, "host", self);
+    int rc = fm_connection_send_json(c, FM_FRAME_HELLO, hello, err);
+    if (rc < 0)
+        return rc;
+    json_auto_t *answer = fm_connection_expect(c, FM_FRAME_HELLO, err);
+    return answer ? 0 : fm_error_result(err);
+}
+
+struct fm_connection *fm_link_wire_connect(const struct fm_link_wire *wire,
+                                           const struct fm_host *host, uint64_t timeout_ms,
+                                           struct fm_error *err)
+{
     struct fm_connection *c = fm_connection_open(wire->identity, host->address, host->wire_port,
                                                  host->name, timeout_ms, err);
     if (!c) {
         fm_error_prefix(err, "host '%s' is offline", host->name);
         return NULL;
     }
+    fm_connection_set_timeout(c, timeout_ms);
+    if (greet(c, wire->self, err) == 0)
+        return c;
+    fm_error_prefix(err, "host '%s'", host->name);
+    fm_connection_close(c);
+    return NULL;
+}
+
+static struct fm_link *link_open(void *ctx, const struct fm_host *host, uint64_t rate,
+                                 uint64_t timeout_ms, struct fm_error *err)
+{
+    struct fm_connection *c = fm_link_wire_connect(ctx, host, timeout_ms, err);
+    if (!c)
+        return NULL;
     struct fm_link *link = fm_xcalloc(1, sizeof(*link));
     link->connection = c;
-    fm_connection_set_timeout(c, timeout_ms);
-    json_auto_t *hello = json_pack("{s:i, s:s}", "version", PROTOCOL_VERSION, "host", wire->self);
-    if (fm_connection_send_json(c, FM_FRAME_HELLO, hello, err) == 0) {
-        json_auto_t *answer = fm_connection_expect(c, FM_FRAME_HELLO, err);
-        if (answer) {
-            fm_connection_set_rate(c, rate);
-            return link;
-        }
-    }
-    fm_error_prefix(err, "host '%s'", host->name);
-    link_close(link);
-    return NULL;
+    fm_connection_set_rate(c, rate);
+    return link;
 }
 
 static void link_shutdown(struct fm_link *link)
@@ -116,6 +130,8 @@ static enum fm_frame_type answer_to(int request)
         return FM_FRAME_FABRIC_DONE;
     case FM_FRAME_TREE:
         return FM_FRAME_TREE_DONE;
+    case FM_FRAME_FILL:
+        return FM_FRAME_FILLED;
     default:
         return FM_FRAME_PONG;
     }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "state/tree_stream.h"
+#include "wire/connection.h"
 
 /* Another host as the registry knows it. */
 struct fm_host {
@@ -62,6 +63,10 @@ struct fm_link_wire {
     const void *identity;
     const char *self;
 };
+/* A connection to another host's daemon that has exchanged greetings. */
+struct fm_connection *fm_link_wire_connect(const struct fm_link_wire *wire,
+                                           const struct fm_host *host, uint64_t timeout_ms,
+                                           struct fm_error *err);
 void fm_links_wire_open(struct fm_link_wire *wire, struct fm_links *links);
 
 #endif

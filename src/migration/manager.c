@@ -255,6 +255,8 @@ static json_t *host_facts(void *ctx, struct fm_error *err)
     json_t *facts = fm_facts_host(m->criu, m->config.runc, m->config.state_dir, err);
     if (facts)
         json_object_set_new(facts, "name", json_string(m->config.host));
+    if (facts && m->parts.memory.ops)
+        json_object_set_new(facts, "state_engine", m->parts.memory.ops->facts(m->parts.memory.ctx));
     return facts;
 }
 
@@ -346,6 +348,15 @@ static int open_wire(struct fm_manager *m, struct fm_error *err)
     return fm_hosts_enter_self(&m->parts, c->wire_port, c->api_port, err);
 }
 
+static int open_memory(struct fm_manager *m, struct fm_error *err)
+{
+    m->pages_dir = fm_strf("%s/pages", m->config.run_dir);
+    struct fm_memory_config config = {
+        .wire = &m->wire, .pages_dir = m->pages_dir, .interposer_dir = m->config.interposer_dir,
+        .pager = m->config.pager};
+    return fm_memory_open(&config, &m->parts.memory, err);
+}
+
 /* Finishes or undoes what the journal knows. Sources go on in threads of their own; what came in is
  * settled here, before the first request. */
 static int recover(struct fm_manager *m, struct fm_error *err)
@@ -408,6 +419,8 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
         rc = open_network(m, err);
     if (rc == 0)
         rc = open_wire(m, err);
+    if (rc == 0)
+        rc = open_memory(m, err);
     m->incoming = p->incoming = fm_incoming_table_new(p);
     if (rc == 0)
         fm_image_store_sweep(p->images, NULL);
@@ -449,6 +462,8 @@ void fm_manager_close(struct fm_manager *m)
         fm_runtime_runc_close(&p->runtime);
     if (p->network.ops)
         fm_fabric_close(&p->network, false);
+    if (p->memory.ops)
+        fm_memory_close(&p->memory);
     fm_tls_identity_free(m->identity);
     fm_image_store_close(p->images);
     if (p->store.ops)
@@ -460,6 +475,7 @@ void fm_manager_close(struct fm_manager *m)
     fm_events_free(p->events);
     free(m->criu);
     free(m->migrations_dir);
+    free(m->pages_dir);
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->lock);
     free(m);

@@ -22,7 +22,7 @@ struct fm_manager_config {
     int max_concurrent;       /* migrations at a time, out and in each; 3 */
     uint64_t memory_reserve;  /* bytes never given to incoming containers */
     /* container */
-    const char *runc, *runc_root, *interposer_dir, *shim, *cgroup_parent, *criu;
+    const char *runc, *runc_root, *interposer_dir, *shim, *pager, *cgroup_parent, *criu;
     /* network */
     const char *bridge, *vxlan, *subnet, *gateway;
     uint32_t vni;
@@ -106,7 +106,7 @@ int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned
 /* Calls fn (from the migrations' threads, must be quick) for each event until unsubscribed:
  * {"type":"transition"|"progress"|"container","at",…}; transition:
  * {"migration","container","source","destination","from","to","final","component","message"};
- * progress: {"migration","phase","percent","bytes","remaining","mib_per_s"}. `event` is borrowed.
+ * progress: {"migration","phase","percent","bytes","round","remaining","dirty_rate","throughput","expected_downtime_ms"}. `event` is borrowed.
  */
 typedef void (*fm_event_fn)(const json_t *event, void *ctx);
 int fm_manager_subscribe(struct fm_manager *m, fm_event_fn fn,

@@ -34,6 +34,7 @@ struct fm_manager {
     struct fm_peer_service peers;
     struct fm_listener *listener;
     char *migrations_dir;
+    char *pages_dir;
     char *criu; /* the real one */
 
     pthread_mutex_t lock;

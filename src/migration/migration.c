@@ -27,6 +27,7 @@ struct fm_migration *fm_migration_new(struct fm_components *parts,
     fm_autofree char *id = fm_random_id();
     struct fm_migration *m = migration_alloc(parts, id);
     m->options = *options;
+    m->strategy = options->strategy;
     snprintf(m->return_of, sizeof(m->return_of), "%s", return_of ? return_of : "");
     if (!*m->options.source)
         snprintf(m->options.source, sizeof(m->options.source), "%s", parts->host);
@@ -54,6 +55,7 @@ struct fm_migration *fm_migration_load(struct fm_components *parts, const char *
     const char *failed_in = json_string_value(json_object_get(doc, "failed_in"));
     m->fsm.failed_in = failed_in ? fm_state_by_text(failed_in) : FM_STATE_NONE;
     m->fsm.final = json_is_true(json_object_get(doc, "final"));
+    m->strategy = fm_strategy_by_text(json_string_value(json_object_get(doc, "strategy")));
     m->needs_attention = json_is_true(json_object_get(doc, "needs_attention"));
     const json_t *reason = json_object_get(doc, "reason");
     const char *message = json_string_value(json_object_get(reason, "message"));
@@ -74,8 +76,11 @@ void fm_migration_free(struct fm_migration *m)
         return;
     fm_container_free(m->container);
     json_decref(m->needs);
+    fm_timeline_clear(&m->freeze);
     fm_strv_free(&m->mapped_files);
     pthread_mutex_destroy(&m->link_lock);
+    fm_tmpfs_clear(&m->tmpfs);
+    free(m->tmpfs_prints);
     free(m->dir);
     free(m);
 }
@@ -99,9 +104,7 @@ json_t *fm_migration_to_json(const struct fm_migration *m)
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:b, s:o, s:o, s:o, s:o}", "id",
                   m->id, "container", m->options.container, "source", m->options.source,
                   "destination", m->options.destination, "strategy",
-                  m->options.strategy == FM_STRATEGY_AUTO && m->fsm.state > FM_STATE_PLANNING
-                      ? fm_strategy_text(FM_STRATEGY_COLD)
-                      : fm_strategy_text(m->options.strategy),
+                  fm_strategy_text(m->strategy),
                   "priority", fm_priority_text(m->options.priority), "state",
                   m->fsm.state == FM_STATE_NONE ? "NONE" : fm_state_text(m->fsm.state), "final",
                   (int)m->fsm.final, "result", result_of(m), "needs_attention",
@@ -114,6 +117,10 @@ json_t *fm_migration_to_json(const struct fm_migration *m)
         json_object_set_new(doc, "reason",
                             json_pack("{s:s, s:s}", "code", fm_code_name(m->reason.code), "message",
                                       m->reason.text));
+    if (m->freeze.steps)
+        json_object_set(doc, "freeze", m->freeze.steps);
+    if (*m->strategy_reason)
+        json_object_set_new(doc, "strategy_reason", json_string(m->strategy_reason));
     if (*m->return_of)
         json_object_set_new(doc, "return_of", json_string(m->return_of));
     return doc;
@@ -198,6 +205,8 @@ static void interrupt(struct fm_migration *m)
     pthread_mutex_lock(&m->link_lock);
     if (m->link && !m->committed)
         m->parts->links.ops->shutdown(m->link);
+    if (m->memory && !m->committed)
+        m->parts->memory.ops->interrupt(m->memory);
     pthread_mutex_unlock(&m->link_lock);
 }
 
@@ -231,5 +240,23 @@ void fm_migration_progress(struct fm_migration *m, const char *phase, int percen
     json_t *event = json_pack("{s:s, s:o, s:s, s:s, s:i, s:I}", "type", "progress", "at",
                               time_json(fm_realtime_us()), "migration", m->id, "phase", phase,
                               "percent", percent, "bytes", (json_int_t)bytes);
+    fm_events_publish(m->parts->events, event);
+}
+
+void fm_migration_memory_progress(struct fm_migration *m, const char *phase)
+{
+    const struct fm_migration_stats *s = &m->stats;
+    uint64_t done = s->memory_bytes > s->dirty_bytes ? s->memory_bytes - s->dirty_bytes : 0;
+    int percent = s->memory_bytes ? (int)(done * 100 / s->memory_bytes) : 0;
+    struct fm_error ignored = {0};
+    fm_migration_save(m, &ignored);
+    if (!m->parts->events)
+        return;
+    json_t *event = json_pack(
+        "{s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f}", "type", "progress", "at",
+        time_json(fm_realtime_us()), "migration", m->id, "phase", phase, "percent", percent,
+        "bytes", (json_int_t)s->pages.wire_bytes, "round", (json_int_t)s->rounds, "remaining",
+        (json_int_t)s->dirty_bytes, "dirty_rate", (json_int_t)s->dirty_rate, "throughput",
+        (json_int_t)s->throughput, "expected_downtime_ms", s->expected_downtime_ms);
     fm_events_publish(m->parts->events, event);
 }

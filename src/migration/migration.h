@@ -6,10 +6,12 @@
 #include <stdatomic.h>
 
 #include "container/container.h"
+#include "container/tree_print.h"
 #include "migration/components.h"
 #include "migration/fsm.h"
 #include "migration/options.h"
 #include "migration/stats.h"
+#include "migration/timeline.h"
 
 struct fm_migration {
     struct fm_components *parts; /* not owned */
@@ -29,6 +31,8 @@ struct fm_migration {
 
     /* The handover's working set; each is NULL or invalid until its step. */
     char *dir; /* <migrations_dir>/<id> */
+    struct fm_tmpfs_mounts tmpfs;        /* the container's own, attached below `dir` */
+    struct fm_tree_print *tmpfs_prints; /* of each, just before its last pass while it ran */
     struct fm_container *container;
     pid_t init_pid; /* of the original */
     json_t *needs;  /* facts of the container from PLANNING */
@@ -39,10 +43,17 @@ struct fm_migration {
     struct fm_link *link;
     void *hold;
     struct fm_dump *dump;
+    enum fm_strategy strategy;  /* chosen in PLANNING; never AUTO from there on */
+    char strategy_reason[256];  /* why this one */
+    struct fm_memory_source *memory; /* guarded by link_lock, as the link */
+    bool filled;                /* all memory is in place there */
+    bool leave_pages;           /* what is dirty in the freeze is fetched after it */
+    struct fm_cpu_limit cpu_limit; /* before it was throttled */
     bool frozen;    /* tasks seized: the client's clock ticks */
     bool committed; /* the decision stands */
     bool in_slot;
     uint64_t frozen_us; /* monotonic */
+    struct fm_timeline freeze; /* its steps so far */
     uint64_t started_us;
     uint64_t log_sent, upper_since_us;
     struct fm_strv mapped_files; /* shared and writable, of all passes; relative to the root */
@@ -77,6 +88,8 @@ void fm_migration_set_deadline(struct fm_migration *m, uint64_t phase_ms);
 /* Ends a migration whose deadline has passed, like a cancel; called now and then from another
  * thread. */
 void fm_migration_expire(struct fm_migration *m);
+/* Publishes how far the memory is, and keeps it for `migration show`. */
+void fm_migration_memory_progress(struct fm_migration *m, const char *phase);
 /* Publishes a progress event. */
 void fm_migration_progress(struct fm_migration *m, const char *phase, int percent, uint64_t bytes);
 

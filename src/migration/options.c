@@ -10,6 +10,8 @@
 #define SECOND_MS UINT64_C(1000)
 #define TIMEOUT_MIN_MS UINT64_C(100)
 #define TIMEOUT_MAX_MS (24 * 3600 * SECOND_MS)
+#define STREAMS_MAX 16
+#define DELTA_CACHE_MAX (UINT64_C(4) << 30)
 #define BANDWIDTH_MAX (UINT64_C(1) << 40)
 
 #define X(name, text) [FM_STRATEGY_##name] = text,
@@ -19,9 +21,24 @@ static const char *const strategy_texts[] = {FM_STRATEGIES(X)};
 static const char *const priority_texts[] = {FM_PRIORITIES(X)};
 #undef X
 
+#define X(name, text) [FM_COMPRESS_##name] = text,
+static const char *const compression_texts[] = {FM_COMPRESSIONS(X)};
+#undef X
+#define X(name, text) [FM_ON_NO_CONVERGENCE_##name] = text,
+static const char *const no_convergence_texts[] = {FM_ON_NO_CONVERGENCE(X)};
+#undef X
+
 const char *fm_strategy_text(enum fm_strategy strategy)
 {
     return (size_t)strategy < FM_COUNT(strategy_texts) ? strategy_texts[strategy] : "unknown";
+}
+
+enum fm_strategy fm_strategy_by_text(const char *name)
+{
+    for (size_t i = 0; i < FM_COUNT(strategy_texts); i++)
+        if (fm_streq(name, strategy_texts[i]))
+            return (enum fm_strategy)i;
+    return FM_STRATEGY_AUTO;
 }
 
 void fm_priority_parse(const char *name, enum fm_priority *priority)
@@ -73,6 +90,42 @@ static const struct option options_known[] = {
      .word_count = FM_COUNT(priority_texts),
      .preset = FM_PRIORITY_NORMAL},
     {.key = "bandwidth_bytes", .kind = NUMBER, .offset = AT(bandwidth_bytes), .max = BANDWIDTH_MAX},
+    {.key = "max_downtime_ms",
+     .kind = NUMBER,
+     .offset = AT(max_downtime_ms),
+     .min = 1,
+     .max = 60 * SECOND_MS,
+     .preset = 50},
+    {.key = "max_rounds",
+     .kind = NUMBER,
+     .offset = AT(max_rounds),
+     .min = 1,
+     .max = 1000,
+     .preset = 30},
+    {.key = "parallel",
+     .kind = NUMBER,
+     .offset = AT(parallel),
+     .min = 1,
+     .max = STREAMS_MAX,
+     .preset = 2},
+    {.key = "delta_cache_bytes",
+     .kind = NUMBER,
+     .offset = AT(delta_cache_bytes),
+     .max = DELTA_CACHE_MAX,
+     .preset = 32 << 20},
+    {.key = "compress",
+     .kind = WORD,
+     .offset = AT(compress),
+     .words = compression_texts,
+     .word_count = FM_COUNT(compression_texts),
+     .preset = FM_COMPRESS_AUTO},
+    {.key = "on_no_convergence",
+     .kind = WORD,
+     .offset = AT(on_no_convergence),
+     .words = no_convergence_texts,
+     .word_count = FM_COUNT(no_convergence_texts),
+     .preset = FM_ON_NO_CONVERGENCE_DEFAULT},
+    {.key = "auto_converge", .kind = FLAG, .offset = AT(auto_converge)},
     TIMEOUT(timeout_ms, 300),
     TIMEOUT(preparation_timeout_ms, 120),
     TIMEOUT(execution_timeout_ms, 60),
@@ -81,7 +134,9 @@ static const struct option options_known[] = {
 };
 
 _Static_assert(sizeof(enum fm_strategy) == sizeof(unsigned int) &&
-                   sizeof(enum fm_priority) == sizeof(unsigned int),
+                   sizeof(enum fm_priority) == sizeof(unsigned int) &&
+                   sizeof(enum fm_compression) == sizeof(unsigned int) &&
+                   sizeof(enum fm_on_no_convergence) == sizeof(unsigned int),
                "WORD options are stored as unsigned int");
 
 static const struct option *option_find(const char *key)

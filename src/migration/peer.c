@@ -11,6 +11,7 @@
 #define IDLE_TIMEOUT_MS 600000
 /* How long a peer may go on sending after it was told that its stream failed. */
 #define DRAIN_MS 10000
+#define SOURCE_SILENCE_MS 900
 
 static json_t *done(int rc)
 {
@@ -58,13 +59,15 @@ static json_t *verify(struct fm_incoming *in, struct fm_error *err)
 
 /* The whole way back takes as long as a migration: the lock is free meanwhile, since it comes over
  * the same incoming table. */
-static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in,
+static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in, bool look,
                          struct fm_error *err)
 {
     bool gone = false;
     pthread_mutex_lock(&in->lock);
     int rc = fm_incoming_give_back(in, &gone, err);
     pthread_mutex_unlock(&in->lock);
+    if (look)
+        return done(rc);
     if (rc == 0 && !gone)
         rc = s->give_back(s->ctx, in->container->name, in->source.name, in->id, err);
     if (rc < 0)
@@ -73,6 +76,23 @@ static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in
     fm_incoming_complete(in, err);
     pthread_mutex_unlock(&in->lock);
     return json_object();
+}
+
+static json_t *frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err)
+{
+    if (fm_incoming_frozen(in, body, err) < 0)
+        return NULL;
+    return json_pack("{s:o}", "steps", fm_timeline_take(&in->freeze));
+}
+
+/* While pages are missing the source asks several times a second: its silence means that it is lost. */
+static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm_error *err)
+{
+    uint64_t missing = 0;
+    json_t *answer = fm_incoming_fill(in, &missing, err);
+    v->brought = in;
+    fm_connection_set_timeout(v->c, missing ? SOURCE_SILENCE_MS : IDLE_TIMEOUT_MS);
+    return answer;
 }
 
 /* Requests about an incoming migration that is there already. */
@@ -88,7 +108,7 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
         return NULL;
     }
     if (type == FM_FRAME_RETURN)
-        return give_back(v->service, in, err);
+        return give_back(v->service, in, json_is_true(json_object_get(body, "look")), err);
     json_t *answer = NULL;
     pthread_mutex_lock(&in->lock);
     switch (type) {
@@ -100,8 +120,12 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
     case FM_FRAME_ARM:
         answer = done(fm_incoming_arm(in, body, err));
         break;
+    case FM_FRAME_PAGES_OPEN:
+        answer = done(fm_incoming_memory_attach(in, v->c, err));
+        v->pages = answer ? in : NULL;
+        break;
     case FM_FRAME_FROZEN:
-        answer = done(fm_incoming_frozen(in, body, err));
+        answer = frozen(in, body, err);
         break;
     case FM_FRAME_COMMIT:
         answer = fm_incoming_commit(in, err);
@@ -111,6 +135,9 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
         break;
     case FM_FRAME_VERIFY:
         answer = verify(in, err);
+        break;
+    case FM_FRAME_FILL:
+        answer = fill(v, in, err);
         break;
     case FM_FRAME_COMPLETE:
         answer = done(fm_incoming_complete(in, err));
@@ -160,6 +187,8 @@ static enum fm_frame_type answer_to(enum fm_frame_type request)
     case FM_FRAME_RETURN:
     case FM_FRAME_DECISION:
     case FM_FRAME_CHECK:
+    case FM_FRAME_PAGES_OPEN:
+    case FM_FRAME_FILL:
         return (enum fm_frame_type)(request + 1);
     case FM_FRAME_FROZEN:
         return FM_FRAME_READY;
@@ -215,6 +244,19 @@ static int greet(struct fm_connection *c, struct fm_components *p, struct fm_err
     return fm_connection_send_json(c, FM_FRAME_HELLO, answer, err);
 }
 
+/* From PAGES_OPEN on. What is wrong with a page ends the whole migration: its source hears it here,
+ * or by the end of the connection. */
+static void serve_pages(struct fm_conversation *v)
+{
+    const struct fm_memory_ops *ops = v->service->parts->memory.ops;
+    struct fm_error err = {0};
+    if (ops->sink_stream(v->pages->sink, v->c, &err) == 0)
+        return;
+    fm_warn(FM_STATE_SYNCHRONIZER, "Page stream from %s: %s.", v->peer, err.text);
+    fm_connection_send_error(v->c, FM_FRAME_FAILED, &err, &(struct fm_error){0});
+    fm_connection_drain(v->c, DRAIN_MS);
+}
+
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
 {
     struct fm_conversation v = {.service = service, .peer = fm_connection_peer(c)->name, .c = c};
@@ -227,7 +269,10 @@ void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *
     struct fm_frame frame;
     int rc;
     while ((rc = fm_connection_recv(c, &frame, &err)) == 0 && serve_frame(&v, &frame) == 0)
-        continue;
+        if (v.pages) {
+            serve_pages(&v);
+            return;
+        }
     if (rc < 0 && err.code != FM_E_CLOSED) {
         fm_warn(FM_MIGRATION_MANAGER, "Connection from %s: %s.", fm_connection_peer(c)->name,
                 err.text);

@@ -1,5 +1,6 @@
 #include "migration/state_interface.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -10,8 +11,10 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/subprocess.h"
 #include "base/text.h"
 #include "criu/image_fix.h"
+#include "criu/selftest.h"
 #include "criu/session.h"
 
 /* A runtime that does not even reach CRIU in this time never will. */
@@ -20,6 +23,7 @@
 #define RESUME_TIMEOUT_MS 5000
 /* The runtime's bookkeeping after CRIU's end. */
 #define RUNTIME_TIMEOUT_MS 10000
+#define PROBE_TIMEOUT_MS 10000
 /* An unlinked file of more than this is too much for the images. */
 #define GHOST_LIMIT (512u << 20)
 
@@ -37,6 +41,8 @@ struct fm_restore {
     struct fm_session *session;
     struct fm_runtime_job job;
     bool resumed;
+    bool warm; /* CRIU has been given its request and is held before the images */
+    char *dir;
     char *images;
     char *work_dir;
 };
@@ -47,6 +53,28 @@ static const struct fm_session_request request_defaults = {
     .ignore_cgroups = true,
     .ghost_limit = GHOST_LIMIT,
 };
+
+/* The mounts that are ours to move: on the way out under their own names, on the way in from the
+ * migration's directory. The list and its strings are freed by clear_mounts. */
+static struct fm_session_mount *make_mounts(const struct fm_tmpfs_mounts *tmpfs, const char *dir,
+                                            size_t *count)
+{
+    *count = tmpfs ? tmpfs->count : 0;
+    struct fm_session_mount *mounts = fm_xcalloc(*count + 1, sizeof(*mounts));
+    for (size_t i = 0; i < *count; i++) {
+        mounts[i].target = tmpfs->items[i].target;
+        mounts[i].source =
+            dir ? fm_tmpfs_path(dir, i) : fm_xstrdup(tmpfs->items[i].target);
+    }
+    return mounts;
+}
+
+static void clear_mounts(struct fm_session_mount *mounts, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free((char *)(uintptr_t)mounts[i].source);
+    free(mounts);
+}
 
 /* When the session breaks, the runtime knows best why. */
 static int explain(const struct fm_runtime *runtime, struct fm_runtime_job *job,
@@ -145,14 +173,26 @@ static int dump_start(void *ctx, const char *id, const char *dir, struct fm_dump
     return 0;
 }
 
-static int dump_go(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
-                   void *arg, struct fm_error *err)
+static int answer_dump(struct fm_dump *dump, const struct fm_dump_request *request,
+                       struct fm_error *err)
+{
+    struct fm_session_request change = request_defaults;
+    struct fm_session_mount *mounts = make_mounts(request->tmpfs, NULL, &change.mount_count);
+    change.mounts = mounts;
+    change.filter_dir = request->filter_dir;
+    int rc = fm_session_answer(dump->session, true, &change, err);
+    clear_mounts(mounts, change.mount_count);
+    return rc;
+}
+
+static int dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_request *request,
+                   struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
-    int rc = fm_session_answer(dump->session, true, &request_defaults, err);
+    int rc = answer_dump(dump, request, err);
     if (rc == 0)
-        rc = await_event(dump->session, dump->job.pidfd, timeout_ms, FM_SESSION_POST_DUMP, frozen,
-                         FM_SESSION_NETWORK_LOCK, arg, err);
+        rc = await_event(dump->session, dump->job.pidfd, request->timeout_ms, FM_SESSION_POST_DUMP,
+                         request->frozen, FM_SESSION_NETWORK_LOCK, request->arg, err);
     if (rc < 0)
         return explain(runtime, &dump->job, err);
     dump->waiting = true;
@@ -238,6 +278,7 @@ static void restore_free(struct fm_restore *restore)
     fm_session_close(restore->session);
     if (restore->job.pidfd > 0)
         close(restore->job.pidfd);
+    free(restore->dir);
     free(restore->images);
     free(restore->work_dir);
     free(restore->id);
@@ -250,6 +291,7 @@ static int restore_start(void *ctx, const struct fm_restore_plan *plan, struct f
     const struct fm_runtime *runtime = ctx;
     struct fm_restore *restore = fm_xcalloc(1, sizeof(*restore));
     restore->id = fm_xstrdup(plan->id);
+    restore->dir = fm_xstrdup(plan->dir);
     restore->job.pidfd = -1;
     int rc = make_dirs(plan->dir, &restore->images, &restore->work_dir, err);
     if (rc == 0 && !(restore->session = fm_session_listen(plan->dir, err)))
@@ -278,18 +320,43 @@ static int restore_start(void *ctx, const struct fm_restore_plan *plan, struct f
     return 0;
 }
 
-static int restore_go(void *ctx, struct fm_restore *restore, const char *root, uint64_t timeout_ms,
-                      struct fm_error *err)
+static int answer_restore(struct fm_restore *restore, const struct fm_restore_request *request,
+                          bool hold, struct fm_error *err)
+{
+    struct fm_session_request change = request_defaults;
+    struct fm_session_mount *mounts = make_mounts(request->tmpfs, restore->dir, &change.mount_count);
+    change.mounts = mounts;
+    change.root = request->root;
+    change.lazy_pages = request->lazy_pages;
+    change.hold = hold;
+    int rc = fm_session_answer(restore->session, true, &change, err);
+    clear_mounts(mounts, change.mount_count);
+    return rc;
+}
+
+static int restore_warm(void *ctx, struct fm_restore *restore,
+                        const struct fm_restore_request *request, struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
-    struct fm_session_request request = request_defaults;
-    request.root = root;
+    int rc = answer_restore(restore, request, true, err);
+    if (rc == 0)
+        rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS, FM_SESSION_HELD,
+                         NULL, FM_SESSION_OTHER, NULL, err);
+    restore->warm = rc == 0;
+    return rc < 0 ? explain(runtime, &restore->job, err) : 0;
+}
+
+static int restore_go(void *ctx, struct fm_restore *restore,
+                      const struct fm_restore_request *request, struct fm_error *err)
+{
+    const struct fm_runtime *runtime = ctx;
     int rc = fm_image_fix_timers(restore->images, err);
     if (rc == 0)
-        rc = fm_session_answer(restore->session, true, &request, err);
+        rc = restore->warm ? fm_session_answer(restore->session, true, NULL, err)
+                           : answer_restore(restore, request, false, err);
     if (rc == 0)
-        rc = await_event(restore->session, restore->job.pidfd, timeout_ms, FM_SESSION_POST_RESTORE,
-                         NULL, FM_SESSION_OTHER, NULL, err);
+        rc = await_event(restore->session, restore->job.pidfd, request->timeout_ms,
+                         FM_SESSION_POST_RESTORE, NULL, FM_SESSION_OTHER, NULL, err);
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
 
@@ -371,10 +438,27 @@ static const struct fm_state_ops real_ops = {
     .dump_resume = dump_resume,
     .dump_end = dump_end,
     .restore_start = restore_start,
+    .restore_warm = restore_warm,
     .restore_go = restore_go,
     .restore_resume = restore_resume,
     .restore_end = restore_end,
 };
+
+int fm_skeleton_probe(const char *interposer_dir, struct fm_error *err)
+{
+    char dir[] = "/tmp/fleximigrate-probe.XXXXXX";
+    fm_autofree char *interposer = fm_strf("%s/fleximigrate-criu", interposer_dir);
+    if (!mkdtemp(dir))
+        return fm_error_errno(err, errno, "cannot make a directory in /tmp");
+    struct fm_subprocess_options options = {
+        .argv = (const char *const[]){interposer, FM_SELFTEST_COMMAND, dir, NULL},
+        .stdin_fd = -1,
+        .timeout_ms = PROBE_TIMEOUT_MS,
+    };
+    int rc = fm_subprocess_check(&options, NULL, err);
+    fm_remove_tree(dir, NULL);
+    return rc;
+}
 
 void fm_state_interface_open(const struct fm_runtime *runtime, struct fm_state_interface *state)
 {

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "container/runtime.h"
+#include "container/tmpfs_mounts.h"
 
 struct fm_dump;    /* a container that is being checkpointed */
 struct fm_restore; /* a container that is being restored */
@@ -27,6 +28,21 @@ struct fm_restore_plan {
 /* Called while everything stands still; a negative return fails the operation. */
 typedef int (*fm_state_hook)(void *arg, struct fm_error *err);
 
+struct fm_dump_request {
+    uint64_t timeout_ms;
+    fm_state_hook frozen; /* called when all tasks are seized (network-lock), before CRIU reads */
+    void *arg;            /* their memory maps: the filter's files are written here */
+    const char *filter_dir; /* <host pid>.hide, <host pid>.smaps; NULL: CRIU saves all memory */
+    const struct fm_tmpfs_mounts *tmpfs; /* that CRIU leaves to us; may be NULL */
+};
+
+struct fm_restore_request {
+    uint64_t timeout_ms;
+    const char *root; /* replaces the root mount when not NULL */
+    bool lazy_pages;  /* the pager listens at <dir>/work/lazy-pages.socket */
+    const struct fm_tmpfs_mounts *tmpfs; /* made below <dir>, with their content; may be NULL */
+};
+
 struct fm_state_ops {
     /* Starts the runtime's checkpoint of `id` into <dir>/images; returns when CRIU's request is
      * held and descriptors.json is there. The container runs on. */
@@ -35,8 +51,8 @@ struct fm_state_ops {
     /* Lets CRIU dump; `frozen` is called when all tasks are seized (network-lock), `go` returns
      * when the images are complete and CRIU waits in post-dump. On failure the container runs on.
      */
-    int (*dump_go)(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
-                   void *arg, struct fm_error *err);
+    int (*dump_go)(void *ctx, struct fm_dump *dump, const struct fm_dump_request *request,
+                   struct fm_error *err);
     /* Once the container is frozen: fails when its tasks may have run since the images were
      * complete, because CRIU has died. NULL: they cannot. */
     int (*dump_stands)(void *ctx, struct fm_dump *dump, struct fm_error *err);
@@ -51,10 +67,13 @@ struct fm_state_ops {
      * be in <dir>/images). */
     int (*restore_start)(void *ctx, const struct fm_restore_plan *plan, struct fm_restore **restore,
                          struct fm_error *err);
-    /* The images are complete: restores up to the instant before the first instruction. `root`
-     * replaces the root mount when not NULL. */
-    int (*restore_go)(void *ctx, struct fm_restore *restore, const char *root, uint64_t timeout_ms,
-                      struct fm_error *err);
+    /* Starts CRIU already, which then waits for the images; NULL: only restore_go does. The request
+     * is the one that restore_go will be given. */
+    int (*restore_warm)(void *ctx, struct fm_restore *restore,
+                        const struct fm_restore_request *request, struct fm_error *err);
+    /* The images are complete: restores up to the instant before the first instruction. */
+    int (*restore_go)(void *ctx, struct fm_restore *restore,
+                      const struct fm_restore_request *request, struct fm_error *err);
     /* Lets the tasks run; `resuming` is called in the last moment before (switch the network
      * there). A failure means that none of them has run; a runtime or CRIU that dies later is no
      * failure. */
@@ -68,6 +87,10 @@ struct fm_state_interface {
     const struct fm_state_ops *ops;
     void *ctx;
 };
+
+/* Does a dump with a page filter work here? Tried on a child; some tens of milliseconds. Without it
+ * only the strategy cold remains. `interposer_dir` holds fleximigrate-criu. */
+int fm_skeleton_probe(const char *interposer_dir, struct fm_error *err);
 
 /* The real one. `runtime` must outlive it. */
 void fm_state_interface_open(const struct fm_runtime *runtime, struct fm_state_interface *state);

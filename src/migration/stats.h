@@ -7,6 +7,8 @@
 
 #include <jansson.h>
 
+#include "state/page_stream.h"
+
 struct fm_migration_stats {
     uint64_t started_us, ended_us; /* realtime */
     /* The freeze, step by step (source's monotonic clock relative to `frozen`, in ms). */
@@ -20,6 +22,22 @@ struct fm_migration_stats {
     double total_ms;    /* request → final state */
     double downtime_rollback_ms; /* of a rollback before the commit: frozen → running again on the
                                     source */
+    /* Memory, by page streams. */
+    unsigned rounds;
+    unsigned throttle_percent; /* of processor time taken from the container in the end */
+    uint64_t memory_bytes;     /* present pages, at the last look */
+    uint64_t dirty_bytes;      /* found by the last scan */
+    double dirty_rate;         /* bytes per second */
+    double throughput;         /* bytes of pages per second */
+    double expected_downtime_ms;
+    double rounds_ms;          /* all rounds before the freeze */
+    double scan_ms;            /* in the freeze: finding the last pages */
+    uint64_t last_bytes;       /* pages that travelled in the freeze */
+    double pages_ms;           /* in the freeze: images complete → last pages in the store */
+    double fill_ms;            /* RUNNING → all memory in place */
+    uint64_t missing_bytes;    /* that were left on the source at the commit */
+    uint64_t faults, fault_us_max;
+    struct fm_page_stats pages;
     uint64_t wire_bytes;         /* sent and received on all connections */
     uint64_t image_bytes, early_bytes; /* checkpoint; of it sent before the dump had ended */
     uint64_t file_bytes, layer_bytes;

@@ -30,8 +30,8 @@ struct fm_pager;
 struct fm_pager *fm_pager_start(const struct fm_pager_spec *spec, struct fm_error *err);
 /* Finds one that an earlier daemon started. FM_E_NOT_FOUND. */
 struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error *err);
-/* Waits for a change of the status at most so long. Restarts a pager that has died; FM_E_FAILED when
- * that is impossible: the container must be killed and restored again. */
+/* Waits for a change of the status at most so long. Restarts a pager that has died; FM_E_FAILED
+ * when that is impossible: the container must be killed and restored again. */
 int fm_pager_wait(struct fm_pager *p, uint64_t timeout_ms, struct fm_pager_status *status,
                   struct fm_error *err);
 /* Post-copy: pages now in the store that were missing. Thread-safe. */

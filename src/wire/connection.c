@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -414,6 +416,11 @@ void fm_connection_set_rate(struct fm_connection *c, uint64_t bytes_per_second)
     atomic_store(&c->rate, bytes_per_second);
 }
 
+void fm_connection_set_backlog(struct fm_connection *c, uint32_t bytes)
+{
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof(bytes));
+}
+
 /* ---- Frames ---- */
 
 /* Holds sends to the rate. A shutdown (POLLHUP) ends the wait early. */
@@ -489,7 +496,8 @@ static int send_frame(struct fm_connection *c, const uint8_t header[FM_FRAME_HEA
 
 static bool must_corrupt(enum fm_frame_type type)
 {
-    return fm_fault("wire.corrupt") || (type == FM_FRAME_DATA && fm_fault("wire.corrupt-data"));
+    return fm_fault("wire.corrupt") || (type == FM_FRAME_DATA && fm_fault("wire.corrupt-data")) ||
+           (type == FM_FRAME_PAGES && fm_fault("wire.corrupt-pages"));
 }
 
 int fm_connection_send(struct fm_connection *c, enum fm_frame_type type, const void *payload,

@@ -44,9 +44,12 @@ uint64_t fm_connection_received(const struct fm_connection *c);
 void fm_connection_set_timeout(struct fm_connection *c, uint64_t timeout_ms);
 /* Bytes per second that sends are held to; 0: no limit. */
 void fm_connection_set_rate(struct fm_connection *c, uint64_t bytes_per_second);
+/* Bytes that the kernel takes of us before the network has room for them: few, and what is urgent
+ * does not wait behind them. A hint (TCP_NOTSENT_LOWAT). */
+void fm_connection_set_backlog(struct fm_connection *c, uint32_t bytes);
 
-/* Fault points: wire.send, wire.recv (the connection is lost), wire.corrupt and wire.corrupt-data
- * (the checksum of any frame, or of a DATA frame, is wrong). */
+/* Fault points: wire.send, wire.recv (the connection is lost), wire.corrupt, wire.corrupt-data and
+ * wire.corrupt-pages (the checksum of any frame, or of a DATA or PAGES frame, is wrong). */
 int fm_connection_send(struct fm_connection *c, enum fm_frame_type type, const void *payload,
                        size_t len, struct fm_error *err);
 /* Encodes and sends; `doc` stays the caller's; NULL sends {}. */

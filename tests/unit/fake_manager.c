@@ -254,9 +254,9 @@ static void fail(struct fm_manager *m, const char *id, const char *failed_in, en
 
 static void wait_for_cancel(struct fm_manager *m, const char *id)
 {
-    json_auto_t *progress = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f}", "type", "progress",
+    json_auto_t *progress = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i}", "type", "progress",
                                       "migration", id, "phase", "EXECUTION", "percent", 45, "bytes",
-                                      45 << 20, "remaining", 55 << 20, "mib_per_s", 123.4);
+                                      45 << 20, "remaining", 55 << 20, "throughput", 123 << 20);
 
     fake_manager_emit(m, progress);
     pthread_mutex_lock(&m->lock);

@@ -38,19 +38,18 @@ static int state_dump_start(void *ctx, const char *id, const char *dir, struct f
     return 0;
 }
 
-static int state_dump_go(void *ctx, struct fm_dump *dump, uint64_t timeout_ms, fm_state_hook frozen,
-                         void *arg, struct fm_error *err)
+static int state_dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_request *request,
+                         struct fm_error *err)
 {
     struct host *h = ctx;
     struct copy *c = copy_of(h, dump->name);
     struct passage p;
 
-    (void)timeout_ms;
     if (!world_enter(&p, "state.dump_go"))
         return world_fail(&p, err);
     c->seized = true;
     world_check();
-    int rc = frozen(arg, err);
+    int rc = request->frozen(request->arg, err);
     if (rc == 0) {
         struct images *im = images_at(h, dump->dir, true);
         im->complete = true;
@@ -120,16 +119,15 @@ static int state_restore_start(void *ctx, const struct fm_restore_plan *plan,
     return 0;
 }
 
-static int state_restore_go(void *ctx, struct fm_restore *restore, const char *root,
-                            uint64_t timeout_ms, struct fm_error *err)
+static int state_restore_go(void *ctx, struct fm_restore *restore,
+                            const struct fm_restore_request *request, struct fm_error *err)
 {
     struct host *h = ctx;
     struct copy *c = copy_of(h, restore->name);
     struct images *im = images_at(h, restore->dir, false);
     struct passage p;
 
-    (void)root;
-    (void)timeout_ms;
+    (void)request;
     if (!world_enter(&p, "state.restore_go"))
         return world_fail(&p, err);
     if (!im || !im->complete)

@@ -1,0 +1,369 @@
+/* Preloaded into a CRIU that dumps a container whose memory travels by page streams.
+ *
+ * CRIU is to save everything but the pages that the state engine moves itself, in a form that a
+ * restore with lazy pages takes for memory that comes later. Its own --lazy-pages does that on the
+ * restoring side only: on the dumping side it still pipes every page. Here CRIU does not get to see
+ * those pages: the directory that FLEXIMIGRATE_FILTER_DIR names has for each process, written once all
+ * tasks stand still,
+ *   <pid>.hide   pairs of little-endian u64 [start, end), sorted, in bytes: left out of what
+ *                PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports;
+ *   <pid>.smaps  a copy of /proc/PID/smaps, served in its place: the kernel walks every page for it.
+ * A process without these files is dumped as ever. Scans for guard regions see everything: CRIU makes
+ * mappings of them.
+ *
+ * Formats: Documentation/admin-guide/mm/pagemap.rst. */
+#undef _FILE_OFFSET_BITS /* which would make one of each open and open64 */
+
+#include <dlfcn.h>
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "criu/page_filter.h"
+
+#define PAGEMAP_ENTRY 8 /* bytes for each page */
+#define IS_GUARD (UINT64_C(1) << 8)
+
+struct scan_region {
+    uint64_t start, end, categories;
+};
+
+/* struct pm_scan_arg of Linux 6.7; older headers lack it. */
+struct scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define SCAN _IOWR('f', 16, struct scan)
+
+struct range {
+    uint64_t start, end;
+};
+
+/* What is hidden of the process that was asked for last: CRIU dumps one after the other. */
+static struct {
+    long pid;
+    struct range *items;
+    size_t count;
+} hidden = {.pid = -1};
+
+int ioctl(int fd, unsigned long request, ...);
+ssize_t pread(int fd, void *buf, size_t len, off_t at);
+ssize_t pread64(int fd, void *buf, size_t len, off64_t at);
+int open(const char *path, int flags, ...);
+int open64(const char *path, int flags, ...);
+int openat(int dir, const char *path, int flags, ...);
+int openat64(int dir, const char *path, int flags, ...);
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int dir, const char *path, int flags);
+int __openat64_2(int dir, const char *path, int flags);
+
+/* ---- Whose ---- */
+
+/* 123 of "/proc/123/pagemap"; -1 for anything else. `rest` is what follows the number. */
+static long pid_of_path(const char *path, const char *rest)
+{
+    char *end = NULL;
+    if (strncmp(path, "/proc/", 6) != 0 || path[6] < '0' || path[6] > '9')
+        return -1;
+    long pid = strtol(path + 6, &end, 10);
+    return strcmp(end, rest) == 0 ? pid : -1;
+}
+
+static long pid_of_descriptor(int fd, const char *rest)
+{
+    char link[64], path[128];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof(path) - 1);
+    if (n <= 0)
+        return -1;
+    path[n] = '\0';
+    return pid_of_path(path, rest);
+}
+
+static bool filter_path(char *path, size_t size, long pid, const char *kind)
+{
+    const char *dir = getenv(FM_FILTER_ENVIRONMENT);
+    int n = dir && pid > 0 ? snprintf(path, size, "%s/%ld.%s", dir, pid, kind) : -1;
+    return n > 0 && (size_t)n < size;
+}
+
+/* A dump that hides half of what it should is worse than none. */
+_Noreturn static void give_up(const char *path)
+{
+    fprintf(stderr, "page filter: cannot read %s: %s\n", path, strerror(errno));
+    _exit(1);
+}
+
+static void read_ranges(int fd, const char *path)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || st.st_size % (off_t)sizeof(struct range) != 0)
+        give_up(path);
+    size_t size = (size_t)st.st_size, done = 0;
+    hidden.items = malloc(size + 1);
+    hidden.count = size / sizeof(struct range);
+    while (hidden.items && done < size) {
+        ssize_t n = read(fd, (char *)hidden.items + done, size - done);
+        if (n <= 0)
+            give_up(path);
+        done += (size_t)n;
+    }
+    if (!hidden.items)
+        give_up(path);
+    for (size_t i = 0; i < hidden.count; i++) {
+        hidden.items[i].start = le64toh(hidden.items[i].start);
+        hidden.items[i].end = le64toh(hidden.items[i].end);
+    }
+}
+
+/* Makes `hidden` that of a process. */
+static void look_up(long pid)
+{
+    char path[PATH_MAX];
+    if (hidden.pid == pid)
+        return;
+    free(hidden.items);
+    hidden.pid = pid;
+    hidden.items = NULL;
+    hidden.count = 0;
+    if (!filter_path(path, sizeof(path), pid, "hide"))
+        return;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT)
+        give_up(path);
+    if (fd < 0)
+        return;
+    read_ranges(fd, path);
+    close(fd);
+}
+
+/* The first stretch of [from, end) that is not hidden; empty (start == end) when there is none. */
+static struct range visible(uint64_t from, uint64_t end)
+{
+    struct range r = {.start = from, .end = end};
+    size_t low = 0, high = hidden.count;
+    while (low < high) { /* the first one that ends behind `from` */
+        size_t middle = low + (high - low) / 2;
+        if (hidden.items[middle].end <= from)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    while (low < hidden.count && hidden.items[low].start <= r.start && r.start < end)
+        r.start = hidden.items[low++].end;
+    if (r.start > end)
+        r.start = end;
+    if (low < hidden.count && hidden.items[low].start < end)
+        r.end = hidden.items[low].start;
+    return r;
+}
+
+/* ---- PAGEMAP_SCAN ---- */
+
+typedef int (*ioctl_fn)(int, unsigned long, ...);
+
+static uint64_t pages_of(const struct scan_region *regions, size_t count)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += regions[i].end - regions[i].start;
+    return bytes / (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* One stretch after the other, as if the kernel had found nothing in between. */
+static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
+{
+    struct scan_region *regions = (struct scan_region *)(uintptr_t)asked->vec;
+    uint64_t at = asked->start, pages_left = asked->max_pages;
+    int found = 0;
+    while (at < asked->end) {
+        struct range r = visible(at, asked->end);
+        if (r.start >= r.end) {
+            at = asked->end;
+            break;
+        }
+        struct scan part = *asked;
+        part.start = r.start;
+        part.end = r.end;
+        part.max_pages = pages_left;
+        if (regions) {
+            part.vec = (uint64_t)(uintptr_t)(regions + found);
+            part.vec_len = asked->vec_len - (uint64_t)found;
+        }
+        int n = next(fd, SCAN, &part);
+        if (n < 0)
+            return n;
+        if (asked->max_pages)
+            pages_left -= regions ? pages_of(regions + found, (size_t)n) : (uint64_t)n;
+        found += n;
+        at = part.walk_end;
+        bool full = (regions && (uint64_t)found == asked->vec_len) ||
+                    (asked->max_pages && pages_left == 0);
+        if (at < r.end || full)
+            break;
+    }
+    asked->walk_end = at;
+    return found;
+}
+
+static bool is_page_scan(const struct scan *asked)
+{
+    return asked->size >= sizeof(*asked) && !(asked->category_mask & IS_GUARD) &&
+           !(asked->category_anyof_mask & IS_GUARD);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    ioctl_fn next = (ioctl_fn)dlsym(RTLD_NEXT, "ioctl");
+    va_list args;
+    va_start(args, request);
+    void *arg = va_arg(args, void *);
+    va_end(args);
+    if (request != SCAN || !arg || !is_page_scan(arg))
+        return next(fd, request, arg);
+    long pid = pid_of_descriptor(fd, "/pagemap");
+    if (pid > 0)
+        look_up(pid);
+    return pid > 0 && hidden.count > 0 ? scan_visible(next, fd, arg) : next(fd, request, arg);
+}
+
+/* ---- The pagemap itself, where the kernel has no PAGEMAP_SCAN ---- */
+
+typedef ssize_t (*pread_fn)(int, void *, size_t, off64_t);
+
+/* No page is where an entry is zero. */
+static ssize_t read_visible(pread_fn next, int fd, void *buf, size_t len, off64_t at)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t from = (uint64_t)at / PAGEMAP_ENTRY * page, end = from + len / PAGEMAP_ENTRY * page;
+    memset(buf, 0, len);
+    while (from < end) {
+        struct range r = visible(from, end);
+        size_t skip = (size_t)(r.start / page * PAGEMAP_ENTRY) - (size_t)at;
+        size_t size = (size_t)((r.end - r.start) / page * PAGEMAP_ENTRY);
+        if (size == 0)
+            break;
+        ssize_t n = next(fd, (char *)buf + skip, size, at + (off64_t)skip);
+        if (n != (ssize_t)size)
+            return n < 0 ? n : (ssize_t)skip + n;
+        from = r.end;
+    }
+    return (ssize_t)len;
+}
+
+ssize_t pread64(int fd, void *buf, size_t len, off64_t at)
+{
+    pread_fn next = (pread_fn)dlsym(RTLD_NEXT, "pread64");
+    bool entries = len > 0 && len % PAGEMAP_ENTRY == 0 && at % PAGEMAP_ENTRY == 0;
+    long pid = entries ? pid_of_descriptor(fd, "/pagemap") : -1;
+    if (pid > 0)
+        look_up(pid);
+    return pid > 0 && hidden.count > 0 ? read_visible(next, fd, buf, len, at)
+                                       : next(fd, buf, len, at);
+}
+
+ssize_t pread(int fd, void *buf, size_t len, off_t at)
+{
+    return pread64(fd, buf, len, at);
+}
+
+/* ---- smaps ---- */
+
+typedef int (*openat_fn)(int, const char *, int, ...);
+
+/* The copy of what `path` (from `dir` on) means; -1 when it means something else or has none. */
+static int open_copy(int dir, const char *path)
+{
+    char copy[PATH_MAX];
+    long pid = strcmp(path, "smaps") == 0 && dir != AT_FDCWD ? pid_of_descriptor(dir, "")
+                                                             : pid_of_path(path, "/smaps");
+    if (!filter_path(copy, sizeof(copy), pid, "smaps"))
+        return -1;
+    openat_fn next = (openat_fn)dlsym(RTLD_NEXT, "openat64");
+    return next(AT_FDCWD, copy, O_RDONLY | O_CLOEXEC);
+}
+
+static int open_any(int dir, const char *path, int flags, mode_t mode)
+{
+    int error = errno;
+    size_t len = strlen(path);
+    int fd = len >= 5 && strcmp(path + len - 5, "smaps") == 0 ? open_copy(dir, path) : -1;
+    if (fd >= 0)
+        return fd;
+    errno = error;
+    openat_fn next = (openat_fn)dlsym(RTLD_NEXT, "openat64");
+    return next(dir, path, flags, mode);
+}
+
+static mode_t mode_of(int flags, va_list args)
+{
+    return flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    return open_any(AT_FDCWD, path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    return open_any(AT_FDCWD, path, flags, mode);
+}
+
+int openat(int dir, const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    return open_any(dir, path, flags, mode);
+}
+
+int openat64(int dir, const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    return open_any(dir, path, flags, mode);
+}
+
+/* What a program that was compiled with _FORTIFY_SOURCE calls. */
+int __open_2(const char *path, int flags)
+{
+    return open_any(AT_FDCWD, path, flags, 0);
+}
+
+int __open64_2(const char *path, int flags)
+{
+    return open_any(AT_FDCWD, path, flags, 0);
+}
+
+int __openat_2(int dir, const char *path, int flags)
+{
+    return open_any(dir, path, flags, 0);
+}
+
+int __openat64_2(int dir, const char *path, int flags)
+{
+    return open_any(dir, path, flags, 0);
+}

@@ -1,0 +1,20 @@
+/* What the real CRIU is preloaded with. The libraries lie beside this program. */
+#ifndef FM_CRIU_PRELOAD_H
+#define FM_CRIU_PRELOAD_H
+
+#include <stdbool.h>
+
+/* Number of the socket by which a held CRIU is let go (hold.c). */
+#define FM_HOLD_ENVIRONMENT "FLEXIMIGRATE_HOLD_FD"
+
+struct fm_preload {
+    bool dump;              /* what every dump needs (dump_aid.c) */
+    bool no_conntrack;      /* without its library a dump only takes longer */
+    const char *filter_dir; /* the dump is a skeleton; NULL: not */
+    int hold_fd;            /* stays open in CRIU; -1: it is not held */
+};
+/* Sets the environment of the CRIU that is executed next. False when a library is not there that is
+ * needed. */
+bool fm_preload(const struct fm_preload *preload);
+
+#endif

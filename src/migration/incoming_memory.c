@@ -1,0 +1,169 @@
+/* The memory of an incoming container: from the page streams over the store and the pager to its
+ * place. */
+#include "migration/incoming_internal.h"
+
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+
+/* One answer to FILL takes so long at most. */
+#define FILL_WAIT_MS 200
+/* A container whose memory is all in the store is filled at memory speed. */
+#define COMPLETE_WAIT_MS 60000
+
+static const struct fm_memory_ops *ops_of(const struct fm_incoming *in)
+{
+    return in->parts->memory.ops;
+}
+
+static char *work_dir(const struct fm_incoming *in)
+{
+    return fm_strf("%s/work", in->dir);
+}
+
+int fm_incoming_memory_stage(struct fm_incoming *in, uint64_t bytes, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    if (!in->lazy)
+        return 0;
+    if (!ops_of(in))
+        return fm_error_set(err, FM_E_REFUSED, "host '%s' takes strategy cold only", p->host);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_PAGES, NULL, err);
+    return rc < 0 ? rc : ops_of(in)->sink_open(p->memory.ctx, in->id, bytes, &in->sink, err);
+}
+
+int fm_incoming_memory_attach(struct fm_incoming *in, struct fm_connection *c, struct fm_error *err)
+{
+    if (!in->sink || in->stage >= FM_STAGE_DONE)
+        return fm_error_set(err, FM_E_PROTOCOL, "pages in stage %s", fm_stage_text(in->stage));
+    return ops_of(in)->sink_attach(in->sink, c, err);
+}
+
+int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    if (!in->lazy)
+        return 0;
+    fm_autofree char *work = work_dir(in);
+    int rc = fm_journal_step(p->journal, in->id, FM_STEP_PAGER, NULL, err);
+    if (rc == 0 && !in->sink)
+        rc = ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, err);
+    if (rc < 0)
+        return rc;
+    ops_of(in)->sink_stop(in->sink);
+    return ops_of(in)->sink_pager(in->sink, work, err);
+}
+
+int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err)
+{
+    fm_autofree char *index = fm_strf("%s/memory", in->dir);
+    return in->lazy ? ops_of(in)->sink_settle(in->sink, index, err) : 0;
+}
+
+/* All pages are in place: nothing of the store is needed any more. */
+static void finish(struct fm_incoming *in)
+{
+    ops_of(in)->sink_close(FM_MOVE(in->sink), true);
+    fm_journal_undone(in->parts->journal, in->id, FM_STEP_PAGER, NULL);
+    fm_journal_undone(in->parts->journal, in->id, FM_STEP_STAGE_PAGES, NULL);
+    fm_info(FM_STATE_SYNCHRONIZER, "All memory of %s is in place.", in->container->name);
+}
+
+json_t *fm_incoming_fill(struct fm_incoming *in, uint64_t *missing, struct fm_error *err)
+{
+    struct fm_pager_status status = {.done = true};
+    *missing = 0;
+    if (in->stage < FM_STAGE_RUNNING || in->stage == FM_STAGE_DISCARDED) {
+        fm_error_set(err, FM_E_PROTOCOL, "FILL in stage %s", fm_stage_text(in->stage));
+        return NULL;
+    }
+    if (in->sink && ops_of(in)->sink_wait(in->sink, FILL_WAIT_MS, &status, err) < 0)
+        return NULL;
+    *missing = status.missing_bytes;
+    in->source_lost = false;
+    if (in->sink && status.done)
+        finish(in);
+    return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I}", "done", (int)status.done, "total",
+                     (json_int_t)status.total_bytes, "filled", (json_int_t)status.filled_bytes,
+                     "missing", (json_int_t)status.missing_bytes, "faults",
+                     (json_int_t)status.faults, "fault_us_max", (json_int_t)status.fault_us_max);
+}
+
+int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_pager_status status = {0};
+    if (!in->sink)
+        return 0;
+    int rc = 0;
+    for (uint64_t waited = 0; rc == 0 && !status.done && waited < COMPLETE_WAIT_MS;
+         waited += FILL_WAIT_MS)
+        rc = ops_of(in)->sink_wait(in->sink, FILL_WAIT_MS, &status, err);
+    if (rc == 0 && !status.done)
+        rc = fm_error_set(err, FM_E_TIMEOUT, "the memory of '%s' is not all in place",
+                          in->container->name);
+    if (rc == 0)
+        finish(in);
+    return rc;
+}
+
+/* Its tasks are dead by now. */
+void fm_incoming_memory_discard(struct fm_incoming *in)
+{
+    struct fm_components *p = in->parts;
+    fm_autofree char *work = work_dir(in);
+    if (!in->sink && ops_of(in) && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_PAGES, NULL))
+        ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, NULL);
+    if (in->sink)
+        ops_of(in)->sink_close(FM_MOVE(in->sink), true);
+}
+
+void fm_incoming_memory_leave(struct fm_incoming *in)
+{
+    if (!in->sink)
+        return;
+    if (in->stage < FM_STAGE_RUNNING)
+        ops_of(in)->sink_stop(in->sink);
+    ops_of(in)->sink_close(FM_MOVE(in->sink), false);
+}
+
+/* The source went away: without missing pages nobody needs it. */
+void fm_incoming_memory_orphaned(struct fm_incoming *in)
+{
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+    if (!in->sink || in->stage != FM_STAGE_RUNNING ||
+        ops_of(in)->sink_wait(in->sink, 0, &status, &err) == 0 || status.missing_bytes == 0)
+        return;
+    in->source_lost = true;
+    fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
+           "Source %s of %s is lost after the commit: %llu MiB of its memory are still there. "
+           "Processes that need them stand still until it is back.",
+           in->source.name, in->container->name,
+           (unsigned long long)(status.missing_bytes >> 20));
+    fm_incoming_enter(in, in->stage, NULL);
+}
+
+int fm_incoming_memory_recover(struct fm_incoming *in, bool *whole, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_pager_status status = {0};
+    struct fm_error e = {0};
+    fm_autofree char *work = work_dir(in);
+    *whole = true;
+    if (!in->lazy || !fm_journal_has(p->journal, in->id, FM_STEP_PAGER, NULL))
+        return 0;
+    if (!ops_of(in))
+        return fm_error_set(err, FM_E_FAILED, "the pager does not work here any more");
+    int rc = ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, &e);
+    if (rc == -FM_E_NOT_FOUND)
+        return 0;
+    if (rc == 0)
+        rc = ops_of(in)->sink_wait(in->sink, 0, &status, &e);
+    *whole = rc != -FM_E_FAILED && rc != -FM_E_NOT_FOUND;
+    if (rc < 0 && *whole && rc != -FM_E_CLOSED)
+        *err = e;
+    return rc < 0 && *whole && rc != -FM_E_CLOSED ? rc : 0;
+}

@@ -1,0 +1,366 @@
+/* Where the memory of a container arrives: page store and pager. */
+#include "migration/memory_engine.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "state/memory_index.h"
+
+/* How long the pager's silence lasts at most before its watcher looks up. */
+#define WATCH_MS 200
+/* A stream that says nothing for so long while pages are missing has lost its source. */
+#define SILENCE_MS 1000
+
+struct stream {
+    struct fm_connection *connection;
+    pthread_mutex_t sending; /* its own thread answers, the watcher asks for pages */
+    bool open;               /* the greetings are over */
+    struct stream *next;
+};
+
+struct fm_memory_sink {
+    const struct fm_memory_engine *engine;
+    char *store_dir;
+    struct fm_page_store *store;
+    struct fm_page_receiver *receiver;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct stream *streams;
+    struct fm_pager *pager;
+    struct fm_pager_status status;
+    struct fm_error error; /* the pager's, final */
+    uint64_t missing;      /* bytes that the source kept */
+    uint64_t arrived;      /* of those */
+    bool closing;
+
+    pthread_t watcher;
+    bool watching;
+    atomic_bool stop;
+};
+
+/* --- the pager --- */
+
+/* Any stream will do: the source knows which of its threads has the page. */
+static void want(void *ctx, pid_t inner_pid, uint64_t address)
+{
+    struct fm_memory_sink *s = ctx;
+    json_auto_t *body =
+        json_pack("{s:i, s:I}", "pid", (int)inner_pid, "address", (json_int_t)address);
+    pthread_mutex_lock(&s->lock);
+    struct stream *stream = s->streams;
+    while (stream && !stream->open)
+        stream = stream->next;
+    if (stream) {
+        pthread_mutex_lock(&stream->sending);
+        fm_connection_send_json(stream->connection, FM_FRAME_PAGES_WANT, body, NULL);
+        pthread_mutex_unlock(&stream->sending);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void arrived(void *ctx, pid_t inner_pid, uint64_t start, uint64_t end)
+{
+    struct fm_memory_sink *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    struct fm_pager *pager = s->missing ? s->pager : NULL;
+    if (pager)
+        s->arrived += end - start;
+    if (pager)
+        fm_pager_arrived(pager, inner_pid, start, end);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void *watch(void *arg)
+{
+    struct fm_memory_sink *s = arg;
+    for (bool done = false; !done && !atomic_load(&s->stop);) {
+        struct fm_pager_status status = {0};
+        struct fm_error err = {0};
+        int rc = fm_pager_wait(s->pager, WATCH_MS, &status, &err);
+        pthread_mutex_lock(&s->lock);
+        if (rc == 0)
+            s->status = status;
+        else
+            s->error = err;
+        done = rc < 0 || status.done;
+        pthread_cond_broadcast(&s->changed);
+        pthread_mutex_unlock(&s->lock);
+    }
+    return NULL;
+}
+
+static int start_watching(struct fm_memory_sink *s, struct fm_error *err)
+{
+    fm_pager_set_want(s->pager, want, s);
+    atomic_store(&s->stop, false);
+    s->error = (struct fm_error){0};
+    s->status = (struct fm_pager_status){0};
+    int e = pthread_create(&s->watcher, NULL, watch, s);
+    if (e != 0)
+        return fm_error_errno(err, e, "cannot start a thread");
+    s->watching = true;
+    return 0;
+}
+
+static void stop_watching(struct fm_memory_sink *s)
+{
+    atomic_store(&s->stop, true);
+    if (s->watching)
+        pthread_join(s->watcher, NULL);
+    s->watching = false;
+}
+
+static struct fm_pager *take_pager(struct fm_memory_sink *s)
+{
+    stop_watching(s);
+    pthread_mutex_lock(&s->lock);
+    struct fm_pager *pager = FM_MOVE(s->pager);
+    pthread_mutex_unlock(&s->lock);
+    return pager;
+}
+
+static void sink_stop(struct fm_memory_sink *s)
+{
+    fm_pager_end(take_pager(s));
+}
+
+static struct fm_pager_spec spec_of(const struct fm_memory_sink *s, const char *work_dir,
+                                    char *control, char *log)
+{
+    return (struct fm_pager_spec){.program = s->engine->config.pager,
+                                  .store_dir = s->store_dir,
+                                  .work_dir = work_dir,
+                                  .control = control,
+                                  .log = log};
+}
+
+static int sink_pager(struct fm_memory_sink *s, const char *work_dir, struct fm_error *err)
+{
+    fm_autofree char *control = fm_strf("%s.sock", s->store_dir);
+    fm_autofree char *log = fm_strf("%s/pager.log", work_dir);
+    struct fm_pager_spec spec = spec_of(s, work_dir, control, log);
+    int rc = fm_mkdir_p(work_dir, 0700, err);
+    if (rc < 0)
+        return rc;
+    s->pager = fm_pager_start(&spec, err);
+    return s->pager ? start_watching(s, err) : fm_error_result(err);
+}
+
+/* --- life --- */
+
+static void sink_free(struct fm_memory_sink *s)
+{
+    fm_page_receiver_close(s->receiver);
+    fm_page_store_close(s->store);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    free(s->store_dir);
+    free(s);
+}
+
+static int sink_open(void *ctx, const char *migration, uint64_t max_bytes,
+                     struct fm_memory_sink **sink, struct fm_error *err)
+{
+    const struct fm_memory_engine *engine = ctx;
+    struct fm_memory_sink *s = fm_xcalloc(1, sizeof(*s));
+    pthread_condattr_t attributes;
+    s->engine = engine;
+    s->store_dir = fm_strf("%s/%s", engine->config.pages_dir, migration);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    s->store = fm_page_store_open(s->store_dir, max_bytes, err);
+    if (s->store)
+        s->receiver = fm_page_receiver_open(s->store, arrived, s);
+    if (s->receiver) {
+        *sink = s;
+        return 0;
+    }
+    sink_free(s);
+    return fm_error_result(err);
+}
+
+static void end_streams(struct fm_memory_sink *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->closing = true;
+    for (struct stream *stream = s->streams; stream; stream = stream->next)
+        fm_connection_shutdown(stream->connection);
+    while (s->streams)
+        pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void sink_close(struct fm_memory_sink *s, bool remove)
+{
+    struct fm_error err = {0};
+    if (!s)
+        return;
+    end_streams(s);
+    if (remove)
+        sink_stop(s);
+    else
+        fm_pager_leave(take_pager(s));
+    if (remove && fm_page_store_remove(s->store_dir, &err) < 0)
+        fm_warn(FM_STATE_SYNCHRONIZER, "A page store stays: %s.", err.text);
+    sink_free(s);
+}
+
+static int sink_find(void *ctx, const char *migration, const char *work_dir,
+                     struct fm_memory_sink **sink, struct fm_error *err)
+{
+    const struct fm_memory_engine *engine = ctx;
+    fm_autofree char *dir = fm_strf("%s/%s", engine->config.pages_dir, migration);
+    if (!fm_file_exists(dir))
+        return fm_error_set(err, FM_E_NOT_FOUND, "no page store of migration %s", migration);
+    int rc = sink_open(ctx, migration, UINT64_MAX, sink, err);
+    if (rc < 0)
+        return rc;
+    struct fm_memory_sink *s = *sink;
+    fm_autofree char *control = fm_strf("%s.sock", s->store_dir);
+    fm_autofree char *log = fm_strf("%s/pager.log", work_dir);
+    struct fm_pager_spec spec = spec_of(s, work_dir, control, log);
+    struct fm_error nobody = {0};
+    s->pager = fm_pager_find(&spec, &nobody);
+    if (s->pager)
+        return start_watching(s, err);
+    s->error = nobody;
+    return 0;
+}
+
+/* --- streams --- */
+
+static int sink_attach(struct fm_memory_sink *s, struct fm_connection *c, struct fm_error *err)
+{
+    struct stream *stream = fm_xcalloc(1, sizeof(*stream));
+    stream->connection = c;
+    pthread_mutex_init(&stream->sending, NULL);
+    pthread_mutex_lock(&s->lock);
+    bool closing = s->closing;
+    if (!closing) {
+        stream->next = s->streams;
+        s->streams = stream;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!closing)
+        return 0;
+    pthread_mutex_destroy(&stream->sending);
+    free(stream);
+    return fm_error_set(err, FM_E_CLOSED, "the migration ends");
+}
+
+static struct stream *open_stream(struct fm_memory_sink *s, const struct fm_connection *c)
+{
+    pthread_mutex_lock(&s->lock);
+    struct stream *stream = s->streams;
+    while (stream->connection != c)
+        stream = stream->next;
+    stream->open = true;
+    pthread_mutex_unlock(&s->lock);
+    return stream;
+}
+
+static void detach(struct fm_memory_sink *s, struct stream *stream)
+{
+    pthread_mutex_lock(&s->lock);
+    struct stream **at = &s->streams;
+    while (*at != stream)
+        at = &(*at)->next;
+    *at = stream->next;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_destroy(&stream->sending);
+    free(stream);
+}
+
+static int take_frame(struct fm_memory_sink *s, struct stream *stream, struct fm_error *err)
+{
+    struct fm_frame frame;
+    int rc = fm_connection_recv(stream->connection, &frame, err);
+    if (rc < 0)
+        return rc;
+    bool answers = frame.type == FM_FRAME_PAGES_SYNC;
+    if (answers)
+        pthread_mutex_lock(&stream->sending);
+    rc = fm_page_receive(s->receiver, stream->connection, &frame, err);
+    if (answers)
+        pthread_mutex_unlock(&stream->sending);
+    return rc;
+}
+
+static int sink_stream(struct fm_memory_sink *s, struct fm_connection *c, struct fm_error *err)
+{
+    struct stream *stream = open_stream(s, c);
+    int rc;
+    fm_connection_set_timeout(c, 0);
+    while ((rc = take_frame(s, stream, err)) == 0)
+        continue;
+    detach(s, stream);
+    if (rc != -FM_E_CLOSED)
+        return rc;
+    *err = (struct fm_error){0};
+    return 0;
+}
+
+/* --- the end of the stream --- */
+
+static int sink_settle(struct fm_memory_sink *s, const char *path, struct fm_error *err)
+{
+    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
+    int rc = fm_memory_index_load(path, &index, err);
+    for (size_t i = 0; i < index.count && rc == 0; i++)
+        rc = fm_page_store_settle(s->store, index.items[i].inner_pid, &index.items[i].present,
+                                  &index.items[i].missing, err);
+    pthread_mutex_lock(&s->lock);
+    s->missing = fm_memory_index_missing(&index);
+    s->arrived = 0;
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static int sink_wait(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pager_status *status,
+                     struct fm_error *err)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(timeout_ms / 1000);
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int rc = 0;
+    pthread_mutex_lock(&s->lock);
+    if (!s->status.done && !s->error.code)
+        pthread_cond_timedwait(&s->changed, &s->lock, &until);
+    *status = s->status;
+    if (s->error.code) {
+        rc = fm_error_set(err, s->error.code, "%s", s->error.text);
+    } else if (status->missing_bytes > 0 && !s->streams) {
+        rc = fm_error_set(err, FM_E_CLOSED, "the source is gone, and with it %llu MiB of memory",
+                          (unsigned long long)(status->missing_bytes >> 20));
+    }
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+void fm_memory_sink_fill(struct fm_memory_ops *ops)
+{
+    ops->sink_open = sink_open;
+    ops->sink_attach = sink_attach;
+    ops->sink_stream = sink_stream;
+    ops->sink_pager = sink_pager;
+    ops->sink_settle = sink_settle;
+    ops->sink_wait = sink_wait;
+    ops->sink_stop = sink_stop;
+    ops->sink_close = sink_close;
+    ops->sink_find = sink_find;
+}

@@ -1,0 +1,278 @@
+#include "state/pagemap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+
+/* ---- what <linux/fs.h> has since 6.7 ---- */
+
+struct page_region {
+    uint64_t start, end, categories;
+};
+
+struct scan_request {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define SCAN_PAGES _IOWR('f', 16, struct scan_request)
+#define SCAN_WP_MATCHING (UINT64_C(1) << 0)
+#define SCAN_CHECK_WPASYNC (UINT64_C(1) << 1)
+
+#define IS_WPALLOWED (UINT64_C(1) << 0)
+#define IS_WRITTEN (UINT64_C(1) << 1)
+#define IS_PRESENT (UINT64_C(1) << 3)
+#define IS_SWAPPED (UINT64_C(1) << 4)
+#define IS_PFNZERO (UINT64_C(1) << 5)
+#define IS_SOFT_DIRTY (UINT64_C(1) << 7)
+#define IS_GUARD (UINT64_C(1) << 8) /* 6.15 */
+
+/* Bits of an entry of the table. */
+#define ENTRY_PFN ((UINT64_C(1) << 55) - 1)
+#define ENTRY_SOFT_DIRTY (UINT64_C(1) << 55)
+#define ENTRY_GUARD (UINT64_C(1) << 58)
+#define ENTRY_SWAPPED (UINT64_C(1) << 62)
+#define ENTRY_PRESENT (UINT64_C(1) << 63)
+
+#define BUFFER_SIZE (192u << 10)
+#define REGIONS (BUFFER_SIZE / sizeof(struct page_region))
+#define ENTRIES (BUFFER_SIZE / sizeof(uint64_t))
+
+/* ---- what this kernel can ---- */
+
+static bool accepts(int fd, uint64_t category)
+{
+    struct page_region region;
+    uint64_t page = fm_page_size(), here = (uintptr_t)&region / page * page;
+    struct scan_request request = {
+        .size = sizeof(request),
+        .start = here,
+        .end = here + page,
+        .vec = (uintptr_t)&region,
+        .vec_len = 1,
+        .category_mask = category,
+        .return_mask = category,
+    };
+
+    return ioctl(fd, SCAN_PAGES, &request) >= 0;
+}
+
+static uint64_t entry_of(int fd, const volatile char *address)
+{
+    uint64_t entry = 0;
+    off_t at = (off_t)((uintptr_t)address / fm_page_size() * sizeof(entry));
+
+    return pread(fd, &entry, sizeof(entry), at) == (ssize_t)sizeof(entry) ? entry : 0;
+}
+
+uint64_t fm_pagemap_zero_pfn(void)
+{
+    fm_autoclose int fd = fm_pagemap_open(getpid());
+    size_t len = fm_page_size();
+    volatile char *page = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t entry = 0;
+
+    if (page == MAP_FAILED)
+        return 0;
+    if (fd >= 0 && page[0] == 0) /* reading what nobody wrote maps it */
+        entry = entry_of(fd, page);
+    munmap((void *)page, len);
+    return entry & ENTRY_PRESENT ? entry & ENTRY_PFN : 0;
+}
+
+void fm_pagemap_reader_open(struct fm_pagemap_reader *r)
+{
+    fm_autoclose int fd = fm_pagemap_open(getpid());
+
+    *r = (struct fm_pagemap_reader){.buffer = fm_xmalloc(BUFFER_SIZE)};
+    if (fd < 0)
+        return;
+    r->scans = accepts(fd, IS_PRESENT);
+    r->sees_guards = r->scans && accepts(fd, IS_GUARD);
+    if (!r->scans)
+        r->zero_pfn = fm_pagemap_zero_pfn();
+}
+
+void fm_pagemap_reader_close(struct fm_pagemap_reader *r)
+{
+    free(r->buffer);
+    *r = (struct fm_pagemap_reader){0};
+}
+
+int fm_pagemap_open(pid_t pid)
+{
+    char path[32];
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* ---- a walk ---- */
+
+/* Where the answers go; the kernel may repeat a region when its answer was cut in two. */
+struct walk {
+    struct fm_ranges *present, *dirty;
+    uint64_t present_end, dirty_end;
+};
+
+static void append_behind(struct fm_ranges *ranges, uint64_t *behind, uint64_t start, uint64_t end)
+{
+    if (start < *behind)
+        start = *behind;
+    if (start >= end)
+        return;
+    fm_ranges_append(ranges, start, end);
+    *behind = end;
+}
+
+static void found(struct walk *w, uint64_t start, uint64_t end, bool dirty)
+{
+    append_behind(w->present, &w->present_end, start, end);
+    if (dirty)
+        append_behind(w->dirty, &w->dirty_end, start, end);
+}
+
+static bool region_is_dirty(const struct page_region *region, enum fm_pagemap_mode mode)
+{
+    if (mode == FM_PAGEMAP_EVERYTHING)
+        return true;
+    if (mode == FM_PAGEMAP_SOFT_DIRTY)
+        return region->categories & IS_SOFT_DIRTY;
+    /* Outside of a registered mapping nobody keeps the protection true. */
+    return (region->categories & IS_WRITTEN) || !(region->categories & IS_WPALLOWED);
+}
+
+static void request_init(const struct fm_pagemap_reader *r, enum fm_pagemap_mode mode,
+                         struct scan_request *request)
+{
+    uint64_t excluded = IS_PFNZERO | (r->sees_guards ? IS_GUARD : 0);
+
+    *request = (struct scan_request){
+        .size = sizeof(*request),
+        .flags = mode == FM_PAGEMAP_PROTECT ? SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC : 0,
+        .vec = (uintptr_t)r->buffer,
+        .vec_len = REGIONS,
+        .category_inverted = excluded,
+        .category_mask = excluded,
+        .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
+        .return_mask = IS_PRESENT | IS_SWAPPED,
+    };
+    if (mode == FM_PAGEMAP_SOFT_DIRTY)
+        request->return_mask |= IS_SOFT_DIRTY;
+    else if (mode != FM_PAGEMAP_EVERYTHING)
+        request->return_mask |= IS_WRITTEN | IS_WPALLOWED;
+}
+
+static int walk_by_scan(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
+                        uint64_t start, uint64_t end, struct walk *w)
+{
+    const struct page_region *regions = r->buffer;
+    struct scan_request request;
+    int n;
+
+    request_init(r, mode, &request);
+    request.end = end;
+    do {
+        request.start = start;
+        n = ioctl(fd, SCAN_PAGES, &request);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        for (int i = 0; i < n; i++)
+            found(w, regions[i].start, regions[i].end, region_is_dirty(&regions[i], mode));
+        /* walk_end alone does not tell the end of the walk: it may lie before `end`. */
+        start = request.walk_end;
+    } while (n < 0 || (n == (int)REGIONS && start < end));
+    return 0;
+}
+
+static bool entry_is_present(const struct fm_pagemap_reader *r, uint64_t entry)
+{
+    if (!(entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) || (entry & ENTRY_GUARD))
+        return false;
+    return !(entry & ENTRY_PRESENT) || !r->zero_pfn || (entry & ENTRY_PFN) != r->zero_pfn;
+}
+
+static int walk_by_read(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
+                        uint64_t start, uint64_t end, struct walk *w)
+{
+    const uint64_t *entries = r->buffer, page = fm_page_size();
+
+    while (start < end) {
+        uint64_t wanted = (end - start) / page;
+        ssize_t n = pread(fd, r->buffer, (wanted < ENTRIES ? wanted : ENTRIES) * sizeof(*entries),
+                          (off_t)(start / page * sizeof(*entries)));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -ESRCH;
+        for (size_t i = 0; i < (size_t)n / sizeof(*entries); i++, start += page) {
+            if (entry_is_present(r, entries[i]))
+                found(w, start, start + page,
+                      mode != FM_PAGEMAP_SOFT_DIRTY || (entries[i] & ENTRY_SOFT_DIRTY));
+        }
+    }
+    return 0;
+}
+
+/* ---- undoing a walk that failed half-way ---- */
+
+struct mark {
+    size_t count;
+    uint64_t end;
+};
+
+static struct mark mark_of(const struct fm_ranges *r)
+{
+    return (struct mark){r->count, r->count ? r->items[r->count - 1].end : 0};
+}
+
+static void back_to(struct fm_ranges *r, struct mark mark)
+{
+    r->count = mark.count;
+    if (mark.count)
+        r->items[mark.count - 1].end = mark.end;
+}
+
+int fm_pagemap_walk(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode, uint64_t start,
+                    uint64_t end, struct fm_ranges *present, struct fm_ranges *dirty)
+{
+    struct mark present_mark = mark_of(present), dirty_mark = mark_of(dirty);
+    struct walk w = {present, dirty, start, start};
+    int rc = r->scans ? walk_by_scan(r, fd, mode, start, end, &w)
+                      : walk_by_read(r, fd, mode, start, end, &w);
+
+    if (rc < 0) {
+        back_to(present, present_mark);
+        back_to(dirty, dirty_mark);
+    }
+    return rc;
+}
+
+bool fm_pagemap_is_registered(struct fm_pagemap_reader *r, int fd, uint64_t address)
+{
+    struct scan_request request = {
+        .size = sizeof(request),
+        .flags = SCAN_CHECK_WPASYNC,
+        .start = address,
+        .end = address + fm_page_size(),
+        .vec = (uintptr_t)r->buffer,
+        .vec_len = 1,
+        .category_mask = IS_WPALLOWED,
+        .return_mask = IS_WPALLOWED,
+    };
+
+    return ioctl(fd, SCAN_PAGES, &request) >= 0;
+}

@@ -1,0 +1,78 @@
+/* Between the tracker and its ways of knowing what was written. Private to tracker*.c. */
+#ifndef FM_STATE_TRACKER_BACKEND_H
+#define FM_STATE_TRACKER_BACKEND_H
+
+#include "state/memory_map.h"
+#include "state/pagemap.h"
+#include "state/process_status.h"
+#include "state/tracker.h"
+
+/* A process that the tracker knows; ends with its pid's, never by exec. */
+struct fm_tracked {
+    pid_t pid;
+    uint64_t start_time;
+    bool attached; /* the backend knows what it writes */
+    bool shared;   /* another process, which is attached, has the same memory (vfork) */
+    bool reported; /* a round has told what it held */
+    bool foreign;  /* of some mapping the backend cannot know what was written */
+    int uffd;      /* pagemap-scan: of its memory; -1 */
+    int number;    /* that this had for a moment in the process */
+    struct fm_ranges cleared; /* soft-dirty: where marks were cleared after they had been told */
+
+    unsigned seen; /* the last round that it was there in */
+    const struct fm_process_memory *answer; /* of this round; NULL: none so far */
+
+    struct fm_memory_map noted; /* smaps, while it ran */
+    uint64_t noted_locked;
+    struct fm_memory_map shown; /* of the final scan, with flags: what CRIU is shown; its flags may
+                                   lie in `noted` */
+};
+
+/* One process in one round. */
+struct fm_tracker_visit {
+    struct fm_tracker *tracker;
+    struct fm_tracked *process;
+    const struct fm_memory_map *map;
+    int pagemap;
+    struct fm_process_memory *answer; /* `mapped` is filled; the rest is empty */
+};
+
+struct fm_tracker_backend {
+    /* Begins with a process. Not to be had: `err` says why. */
+    int (*attach)(struct fm_tracked *p, struct fm_error *err);
+    void (*detach)(struct fm_tracked *p);
+    /* Fills present and dirty; what is written from here on counts for the next round. -ESTALE: the
+     * process has other memory by now than the one attached; another negative errno. */
+    int (*round)(struct fm_tracker_visit *v);
+    /* The same of a process that stands still, for the last time: changes nothing. */
+    int (*final)(struct fm_tracker_visit *v);
+};
+
+struct fm_tracker {
+    enum fm_tracker_kind kind;
+    const struct fm_tracker_backend *backend; /* NULL: nothing is tracked */
+    struct fm_pagemap_reader reader;
+    struct fm_tracked **items;
+    size_t count;
+    unsigned round;
+};
+/* Knows it from here on, or again; *found is NULL when it has ended. */
+int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found,
+                   struct fm_error *err);
+/* NULL: unknown. */
+struct fm_tracked *fm_tracker_find(struct fm_tracker *t, pid_t pid);
+/* Whether two processes have the same memory (KCMP_VM), or another thing. */
+bool fm_tracked_share(const struct fm_tracked *a, const struct fm_tracked *b, int what);
+void fm_tracked_fill_mapped(const struct fm_memory_map *map, struct fm_ranges *mapped);
+/* Maps, with flags when it has locked memory: maps alone do not tell which that is. */
+int fm_tracker_read_map(pid_t pid, const struct fm_process_status *status,
+                        struct fm_memory_map *map, struct fm_error *err);
+/* Fills present and dirty by one walk over `mapped`. 0 or a negative errno. */
+int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode);
+/* Fills p->shown for a process that stands still. */
+int fm_tracked_show_maps(struct fm_tracked *p, const struct fm_process_status *status,
+                         struct fm_error *err);
+
+extern const struct fm_tracker_backend fm_tracker_pagemap, fm_tracker_soft_dirty;
+
+#endif

@@ -1,0 +1,220 @@
+/* What CRIU is shown of the memory maps instead of smaps, whose page walk would lie in the freeze. */
+#include "state/tracker_backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/text.h"
+
+int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
+                         struct fm_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct fm_process_status status;
+        struct fm_tracked *p;
+        int rc = fm_tracker_see(t, pids[i], &p, err);
+
+        if (rc < 0)
+            return rc;
+        if (!p)
+            continue;
+        fm_memory_map_clear(&p->shown);
+        fm_memory_map_clear(&p->noted);
+        rc = fm_process_status_read(p->pid, &status, err);
+        if (rc == 0)
+            rc = fm_memory_map_read_flags(p->pid, &p->noted, err);
+        if (rc < 0 && rc != -FM_E_NOT_FOUND)
+            return rc;
+        p->noted_locked = status.locked_bytes;
+    }
+    return 0;
+}
+
+/* ---- maps with flags, without a walk ---- */
+
+static bool same_traits(const struct fm_mapping *a, const struct fm_mapping *b)
+{
+    size_t len_a = a->line_len - (size_t)(a->traits - a->line);
+    size_t len_b = b->line_len - (size_t)(b->traits - b->line);
+
+    return len_a == len_b && memcmp(a->traits, b->traits, len_a) == 0;
+}
+
+/* Anonymous memory that only grew over what was noted keeps its flags: mappings whose flags differ
+ * do not become one. */
+static const struct fm_mapping *find_origin(const struct fm_memory_map *noted,
+                                            const struct fm_mapping *m)
+{
+    const struct fm_mapping *origin = fm_memory_map_find(noted, m->start);
+    const struct fm_mapping *end = noted->items + noted->count;
+
+    if (!origin || origin->start >= m->end)
+        return NULL;
+    if (fm_mapping_same_line(origin, m))
+        return origin;
+    for (const struct fm_mapping *o = origin; o < end && o->start < m->end; o++) {
+        if (!o->anonymous || !o->flags || o->start < m->start || o->end > m->end ||
+            !same_traits(o, m) || !fm_mapping_same_flags(o, origin))
+            return NULL;
+    }
+    return origin;
+}
+
+static bool complete(struct fm_memory_map *map, const struct fm_memory_map *noted)
+{
+    for (size_t i = 0; i < map->count; i++) {
+        const struct fm_mapping *origin = find_origin(noted, &map->items[i]);
+
+        if (!origin || !origin->flags)
+            return false;
+        map->items[i].flags = origin->flags;
+        map->items[i].flags_len = origin->flags_len;
+    }
+    return true;
+}
+
+int fm_tracked_show_maps(struct fm_tracked *p, const struct fm_process_status *status,
+                         struct fm_error *err)
+{
+    fm_memory_map_clear(&p->shown);
+    if (p->noted.count > 0 && p->noted_locked == status->locked_bytes) {
+        int rc = fm_memory_map_read(p->pid, &p->shown, err);
+
+        if (rc < 0 || complete(&p->shown, &p->noted))
+            return rc;
+        fm_memory_map_clear(&p->shown);
+    }
+    return fm_memory_map_read_flags(p->pid, &p->shown, err);
+}
+
+/* ---- files for the page filter ---- */
+
+static int write_file(const char *dir, pid_t pid, const char *kind, const void *data, size_t len,
+                      struct fm_error *err)
+{
+    fm_autofree char *path = fm_strf("%s/%d.%s", dir, (int)pid, kind);
+    fm_autoclose int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int rc = fd < 0 ? -errno : fm_write_full(fd, data, len);
+
+    return rc < 0 ? fm_error_errno(err, -rc, "cannot write '%s'", path) : 0;
+}
+
+/* Of each mapping, CRIU reads the line and the flags. */
+static int write_maps(const struct fm_tracked *p, const char *dir, struct fm_error *err)
+{
+    fm_autofree char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+
+    if (!out)
+        return fm_error_errno(err, errno, "cannot write the map of process %d", (int)p->pid);
+    for (size_t i = 0; i < p->shown.count; i++) {
+        const struct fm_mapping *m = &p->shown.items[i];
+
+        fprintf(out, "%.*s\nVmFlags: %.*s\n", (int)m->line_len, m->line, (int)m->flags_len,
+                m->flags);
+    }
+    fclose(out);
+    return write_file(dir, p->pid, "smaps", text, len, err);
+}
+
+static int write_hidden(const struct fm_process_memory *m, const char *dir, struct fm_error *err)
+{
+    fm_autofree uint64_t *pairs = fm_xcalloc(m->mapped.count + 1, 2 * sizeof(*pairs));
+
+    for (size_t i = 0; i < m->mapped.count; i++) {
+        pairs[2 * i] = htole64(m->mapped.items[i].start);
+        pairs[2 * i + 1] = htole64(m->mapped.items[i].end);
+    }
+    return write_file(dir, m->pid, "hide", pairs, m->mapped.count * 2 * sizeof(*pairs), err);
+}
+
+/* That of the final scan; those who share memory show the same. */
+static int shown_maps(struct fm_tracker *t, pid_t pid, struct fm_tracked **p, struct fm_error *err)
+{
+    struct fm_process_status status;
+    int rc;
+
+    *p = fm_tracker_find(t, pid);
+    if (!*p)
+        return fm_error_set(err, FM_E_NOT_FOUND, "process %d was not in the final scan", (int)pid);
+    if ((*p)->shown.count > 0)
+        return 0;
+    rc = fm_process_status_read(pid, &status, err);
+    return rc < 0 ? rc : fm_tracked_show_maps(*p, &status, err);
+}
+
+int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
+                            const char *dir, struct fm_error *err)
+{
+    for (size_t i = 0; i < scan->count; i++) {
+        struct fm_tracked *p;
+        int rc = shown_maps(t, scan->items[i].pid, &p, err);
+
+        if (rc == 0)
+            rc = write_maps(p, dir, err);
+        if (rc == 0)
+            rc = write_hidden(&scan->items[i], dir, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- were they true? ---- */
+
+static int differs(const struct fm_tracked *p, const struct fm_mapping *m, const char *how,
+                   struct fm_error *err)
+{
+    return fm_error_set(err, FM_E_FAILED,
+                        "the mapping at 0x%" PRIx64
+                        " of process %d %s just before the freeze: try again",
+                        m->start, (int)p->pid, how);
+}
+
+static int verify_one(const struct fm_tracked *p, struct fm_error *err)
+{
+    fm_cleanup(fm_memory_map_clear) struct fm_memory_map now = {0};
+    int rc = fm_memory_map_read_flags(p->pid, &now, err);
+    size_t next = 0;
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < p->shown.count; i++) {
+        const struct fm_mapping *shown = &p->shown.items[i];
+
+        /* CRIU's own mapping may still be among them. */
+        while (next < now.count && now.items[next].start < shown->start &&
+               !now.items[next].anonymous)
+            next++;
+        if (next == now.count || !fm_mapping_same_line(&now.items[next], shown))
+            return differs(p, shown, "changed", err);
+        if (!fm_mapping_same_flags(&now.items[next], shown))
+            return differs(p, shown, "changed its flags (madvise, mlock)", err);
+        next++;
+    }
+    return 0;
+}
+
+int fm_tracker_verify_maps(struct fm_tracker *t, const struct fm_memory_scan *scan,
+                           struct fm_error *err)
+{
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct fm_tracked *p = fm_tracker_find(t, scan->items[i].pid);
+
+        if (!p || p->shown.count == 0)
+            return fm_error_set(err, FM_E_NOT_FOUND, "process %d was not in the final scan",
+                                (int)scan->items[i].pid);
+        int rc = verify_one(p, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}

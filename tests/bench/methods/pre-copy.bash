@@ -1,0 +1,4 @@
+# shellcheck shell=bash
+# shellcheck source=tests/bench/ours.bash
+. "$bench_dir/ours.bash"
+strategy=pre-copy

@@ -1,0 +1,552 @@
+/* Tracker: what it tells of processes that write, map, fork and execute. */
+#include "tracked_child.h"
+
+#include <pthread.h>
+
+/* ---- what works here ---- */
+
+static void pagemap_scan_works_and_is_the_best(void **state)
+{
+    struct fm_error err = {0};
+    char why[512] = "unset";
+
+    (void)state;
+    if (fm_tracker_probe(FM_TRACKER_PAGEMAP_SCAN, &err) < 0) {
+        print_message("SKIPPED: %s\n", err.text);
+        skip();
+    }
+    assert_int_equal(fm_tracker_best(why, sizeof(why)), FM_TRACKER_PAGEMAP_SCAN);
+    assert_string_equal(why, "");
+    assert_string_equal(fm_tracker_text(FM_TRACKER_PAGEMAP_SCAN), "pagemap-scan");
+}
+
+static void none_always_works(void **state)
+{
+    (void)state;
+    assert_int_equal(fm_tracker_probe(FM_TRACKER_NONE, NULL), 0);
+}
+
+/* ---- single pages ---- */
+
+#define PAGES 64
+
+static void write_what_is_ordered(struct board *b)
+{
+    char *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
+
+    memset(memory, 1, PAGES / 2 * PAGE);
+    b->value[0] = (uintptr_t)memory;
+    reach(b, 1);
+    memory[3 * PAGE]++;
+    reach(b, 2);
+    b->value[1] = (uint64_t)memory[4 * PAGE]; /* reads */
+    reach(b, 3);
+    madvise(memory + 5 * PAGE, PAGE, MADV_DONTNEED);
+    b->value[1] += (uint64_t)memory[40 * PAGE]; /* maps the zero page */
+    memory[50 * PAGE] = 1;
+    reach(b, 4);
+    pause();
+}
+
+static bool dirty_at(struct fm_memory_scan *scan, const struct child *c, size_t page)
+{
+    return fm_ranges_contain(&scan->items[0].dirty, c->board->value[0] + page * PAGE);
+}
+
+static bool present_at(struct fm_memory_scan *scan, const struct child *c, size_t page)
+{
+    return fm_ranges_contain(&scan->items[0].present, c->board->value[0] + page * PAGE);
+}
+
+static size_t dirty_pages(struct fm_memory_scan *scan, const struct child *c)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < PAGES; i++)
+        n += dirty_at(scan, c, i);
+    return n;
+}
+
+static void a_round_tells_exactly_the_written_pages(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct fm_memory_scan scan = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, write_what_is_ordered);
+    await(&c, 1);
+    round_on(t, c.pid, &scan);
+    assert_true(scan.items[0].tracked);
+    assert_int_equal(dirty_pages(&scan, &c), PAGES / 2);
+    proceed(&c, 1);
+    round_on(t, c.pid, &scan);
+    assert_int_equal(dirty_pages(&scan, &c), 1);
+    assert_true(dirty_at(&scan, &c, 3));
+    proceed(&c, 2);
+    round_on(t, c.pid, &scan);
+    assert_int_equal(dirty_pages(&scan, &c), 0);
+    proceed(&c, 3);
+    round_on(t, c.pid, &scan);
+    assert_int_equal(dirty_pages(&scan, &c), 1);
+    assert_true(dirty_at(&scan, &c, 50));
+    assert_true(present_at(&scan, &c, 4));
+    assert_false(present_at(&scan, &c, 5));
+    assert_false(present_at(&scan, &c, 40));
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+static void without_a_tracker_everything_is_dirty(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_NONE);
+    struct fm_memory_scan scan = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, write_what_is_ordered);
+    await(&c, 1);
+    for (int i = 0; i < 2; i++) {
+        round_on(t, c.pid, &scan);
+        assert_false(scan.items[0].tracked);
+        assert_int_equal(dirty_pages(&scan, &c), PAGES / 2);
+    }
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+/* A scan whose answer got lost must not make a later one smaller. */
+static void a_failed_round_is_followed_by_everything(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct fm_memory_scan scan = {0};
+    struct child c, other;
+    struct rlimit {
+        unsigned long soft, hard;
+    } before, none;
+
+    (void)state;
+    child_start(&c, write_what_is_ordered);
+    child_start(&other, write_what_is_ordered);
+    await(&c, 1);
+    await(&other, 1);
+    round_on(t, c.pid, &scan);
+    proceed(&c, 1);
+
+    pid_t both[] = {c.pid, other.pid};
+    struct fm_error err = {0};
+    fm_autoclose int lowest = open("/dev/null", O_RDONLY);
+    assert_int_equal(syscall(SYS_getrlimit, 7, &before), 0);
+    none = before;
+    none.soft = (unsigned long)lowest + 1; /* no more descriptors */
+    assert_int_equal(syscall(SYS_setrlimit, 7, &none), 0);
+    fm_memory_scan_clear(&scan);
+    int rc = fm_tracker_round(t, both, 2, &scan, &err);
+    assert_int_equal(syscall(SYS_setrlimit, 7, &before), 0);
+    assert_true(rc < 0);
+    assert_non_null(strstr(err.text, "cannot tell what the container has written"));
+
+    round_on(t, c.pid, &scan);
+    assert_int_equal(dirty_pages(&scan, &c), PAGES / 2);
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&c);
+    child_end(&other);
+}
+
+/* ---- which mappings ---- */
+
+static void map_of_every_kind(struct board *b)
+{
+    size_t len = 4 * PAGE;
+    int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    int file = memfd_create("file", 0), zero = open("/dev/zero", O_RDWR);
+    void *maps[8];
+
+    ftruncate(file, (off_t)len) < 0 ? _exit(1) : (void)0;
+    maps[0] = mmap(NULL, len, prot, flags, -1, 0);
+    maps[1] = mmap(NULL, len, prot, flags, -1, 0);
+    mlock(maps[1], len);
+    maps[2] = mmap(NULL, len, prot, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    maps[3] = mmap(NULL, len, prot, MAP_PRIVATE, file, 0);
+    maps[4] = mmap(NULL, len, prot, MAP_PRIVATE, zero, 0);
+    maps[5] = mmap(NULL, len, prot, flags | MAP_NORESERVE | MAP_STACK, -1, 0);
+    maps[6] = mmap(NULL, len, prot, flags, -1, 0);
+    maps[7] = mmap(NULL, len, prot, 0x08 /* MAP_DROPPABLE */ | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, maps[5], len, "a name");
+    for (int i = 0; i < 8; i++) {
+        b->value[i] = (uintptr_t)maps[i];
+        if (maps[i] != MAP_FAILED)
+            memset(maps[i], 1, len);
+    }
+    mprotect(maps[6], len, PROT_NONE);
+    reach(b, 1);
+    pause();
+}
+
+static void only_private_anonymous_memory_is_moved(void **state)
+{
+    static const bool expected[] = {true, false, false, false, false, true, true, false};
+    fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct mirror m = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, map_of_every_kind);
+    await(&c, 1);
+    round_of(t, c.pid, &m);
+    struct tree tree = freeze(c.pid);
+    scan_tree(t, &tree, true, &scan);
+    for (size_t i = 0; i < FM_COUNT(expected); i++) {
+        uint64_t at = c.board->value[i];
+
+        if (at == (uintptr_t)MAP_FAILED)
+            continue;
+        if (fm_ranges_contain(&scan.items[0].mapped, at) != expected[i])
+            fail_msg("mapping %zu", i);
+        assert_int_equal(fm_ranges_contain(&scan.items[0].present, at), expected[i]);
+    }
+    mirror_check(&m, &scan);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+/* ---- the life of memory, step by step ---- */
+
+static char *map_filled(size_t pages, int fill)
+{
+    char *p = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    memset(p, fill, pages * PAGE);
+    return p;
+}
+
+static int grow_stack(int depth)
+{
+    volatile char frame[16384];
+
+    memset((char *)frame, depth, sizeof(frame));
+    return depth > 0 ? grow_stack(depth - 1) + frame[100] : frame[0];
+}
+
+static void live(struct board *b)
+{
+    char *a = map_filled(64, 'a'), *z = map_filled(64, 'b'), *target = map_filled(128, 'c');
+    int ends[2];
+
+    reach(b, 1);
+    munmap(a + 16 * PAGE, 16 * PAGE);
+    memset(a, 'A', 8 * PAGE);
+    reach(b, 2);
+    z = mremap(z, 64 * PAGE, 100 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target); /* moved, grown */
+    z[3 * PAGE] = 'B';
+    reach(b, 3);
+    z[5 * PAGE] = 'C';
+    madvise(z + 10 * PAGE, 10 * PAGE, MADV_DONTNEED);
+    reach(b, 4);
+    b->value[0] = (uint64_t)grow_stack(50);
+    free(malloc(64 * PAGE));
+    sbrk((intptr_t)(32 * PAGE));
+    memset((char *)sbrk(0) - 16 * PAGE, 'h', 8 * PAGE);
+    reach(b, 5);
+    if (pipe(ends) == 0 && write(ends[1], "kernel", 6) == 6) /* the kernel writes */
+        b->value[0] += (uint64_t)read(ends[0], z + 30 * PAGE, 6);
+    mprotect(z + 40 * PAGE, 10 * PAGE, PROT_READ);
+    mprotect(z + 50 * PAGE, 10 * PAGE, PROT_NONE);
+    reach(b, 6);
+    /* Another mapping in the place of one that was known. */
+    mmap(a, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    a[2 * PAGE] = 'n';
+    mlock(a + 32 * PAGE, 4 * PAGE);
+    memset(a + 32 * PAGE, 'l', 4 * PAGE);
+    reach(b, 7);
+    munlock(a + 32 * PAGE, 4 * PAGE);
+    reach(b, 8);
+    for (;;)
+        pause();
+}
+
+/* Freezes and checks at `end`, with a round at each step before. */
+static void follow(enum fm_tracker_kind kind, child_main run, int end)
+{
+    struct fm_tracker *t = open_tracker(kind);
+    struct mirror m = {0};
+    struct child c;
+
+    child_start(&c, run);
+    for (int step = 1; step < end; step++) {
+        await(&c, step);
+        round_of(t, c.pid, &m);
+        proceed(&c, step);
+    }
+    await(&c, end);
+    final_of(t, c.pid, &m);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+static void mappings_come_move_and_go(void **state)
+{
+    (void)state;
+    for (int end = 1; end <= 8; end++)
+        follow(FM_TRACKER_PAGEMAP_SCAN, live, end);
+    follow(FM_TRACKER_NONE, live, 8);
+}
+
+/* ---- processes ---- */
+
+static void fork_and_share(struct board *b)
+{
+    char *a = map_filled(64, 'a');
+
+    reach(b, 1);
+    a[PAGE] = 'p';
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        memset(a + 10 * PAGE, 'k', 5 * PAGE);
+        for (;;) {
+            a[20 * PAGE]++;
+            pause_us(500);
+        }
+    }
+    memset(a + 30 * PAGE, 'p', 5 * PAGE);
+    reach(b, 2);
+    memset(a + 10 * PAGE, 'q', 3 * PAGE);
+    reach(b, 3);
+    for (;;)
+        pause();
+}
+
+static void a_forked_child_is_found_and_tracked(void **state)
+{
+    (void)state;
+    for (int end = 2; end <= 3; end++)
+        follow(FM_TRACKER_PAGEMAP_SCAN, fork_and_share, end);
+}
+
+static int borrow(void *arg)
+{
+    struct board *b = arg;
+
+    b->flag = 1;
+    while (b->step < 3) { /* shares its parent's memory until then */
+        ((volatile char *)b->value[0])[7 * PAGE]++;
+        pause_us(200);
+    }
+    execl("/bin/sleep", "sleep", "1000", NULL);
+    return 1;
+}
+
+static void spawn(struct board *b)
+{
+    static char stack[65536];
+    char *a = map_filled(64, 'a');
+
+    b->value[0] = (uintptr_t)a;
+    reach(b, 1);
+    if (clone(borrow, stack + sizeof(stack), CLONE_VM | SIGCHLD, b) < 0)
+        _exit(1);
+    while (!b->flag)
+        pause_us(100);
+    reach(b, 2);
+    a[9 * PAGE]++;
+    reach(b, 3);
+    pause_us(20000); /* exec */
+    reach(b, 4);
+    for (;;)
+        a[11 * PAGE]++;
+}
+
+static void processes_that_share_memory_are_told_the_same(void **state)
+{
+    (void)state;
+    for (int end = 2; end <= 4; end++)
+        follow(FM_TRACKER_PAGEMAP_SCAN, spawn, end);
+}
+
+static void vfork_and_wait(struct board *b)
+{
+    static char *const argv[] = {"sleep", "1000", NULL};
+    char *a = map_filled(64, 'a');
+
+    if (vfork() == 0) {
+        b->reached = 1;
+        while (b->step < 1)
+            a[PAGE]++;
+        execv("/bin/sleep", argv);
+        _exit(1);
+    }
+    reach(b, 2);
+    a[3 * PAGE]++;
+    reach(b, 3);
+    for (;;)
+        a[5 * PAGE]++;
+}
+
+/* Its parent cannot be stopped in this time, and is a new one afterwards. */
+static void a_vfork_is_waited_out(void **state)
+{
+    (void)state;
+    follow(FM_TRACKER_PAGEMAP_SCAN, vfork_and_wait, 3);
+}
+
+static void become_another(struct board *b)
+{
+    map_filled(64, 'a');
+    reach(b, 1);
+    execl("/bin/sh", "sh", "-c", "x=1; while :; do x=$((x+1)); done", NULL);
+}
+
+static void a_program_that_executes_another_begins_anew(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct mirror m = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, become_another);
+    await(&c, 1);
+    round_of(t, c.pid, &m);
+    c.board->step = 1;
+    for (fm_autofree char *comm = NULL; !fm_streq(comm, "sh");) {
+        fm_autofree char *path = fm_strf("/proc/%d/comm", (int)c.pid);
+
+        free(comm);
+        comm = fm_file_line(path);
+    }
+    round_on(t, c.pid, &scan);
+    assert_int_equal(scan.dirty_bytes, scan.present_bytes);
+    mirror_copy(&m, &scan, false);
+    for (int i = 0; i < 5; i++)
+        round_of(t, c.pid, &m);
+    final_of(t, c.pid, &m);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+/* ---- threads ---- */
+
+static void *write_on(void *arg)
+{
+    char *mine = arg;
+
+    for (size_t i = 0;; i++)
+        mine[i * 7 % 64 * PAGE]++;
+    return NULL;
+}
+
+static void write_from_threads(struct board *b)
+{
+    char *a = map_filled(8 * 64, 'a');
+    pthread_t thread;
+
+    for (size_t i = 0; i < 8; i++)
+        pthread_create(&thread, NULL, write_on, a + i * 64 * PAGE);
+    reach(b, 1);
+    pause();
+}
+
+static void threads_write_during_rounds(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct mirror m = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, write_from_threads);
+    await(&c, 1);
+    for (int i = 0; i < 10; i++)
+        round_of(t, c.pid, &m);
+    final_of(t, c.pid, &m);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+/* ---- a container's names ---- */
+
+static void be_a_container(struct board *b)
+{
+    map_filled(16, 'a');
+    reach(b, 1);
+    for (;;)
+        pause();
+}
+
+static void a_process_is_named_as_in_its_pid_namespace(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct fm_memory_scan scan = {0};
+    struct child c;
+
+    (void)state;
+    child_start_on(&c, new_board(), be_a_container, CLONE_NEWPID);
+    await(&c, 1);
+    round_on(t, c.pid, &scan);
+    assert_int_equal(scan.items[0].pid, c.pid);
+    assert_int_equal(scan.items[0].inner_pid, 1);
+    assert_true(scan.items[0].tracked);
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
+static void processes_that_ended_are_left_out(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct fm_memory_scan scan = {0};
+    struct child c, zombie;
+
+    (void)state;
+    child_start(&c, be_a_container);
+    child_start(&zombie, be_a_container);
+    await(&c, 1);
+    await(&zombie, 1);
+    struct tree tree = {.pids = {zombie.pid, c.pid, 4000000}, .count = 3};
+    scan_tree(t, &tree, false, &scan);
+    assert_int_equal(scan.count, 2);
+    kill(zombie.pid, SIGKILL);
+    while (thread_state(zombie.pid, fm_strf("%d", (int)zombie.pid)) != 'Z')
+        pause_us(100);
+    fm_memory_scan_clear(&scan);
+    scan_tree(t, &tree, false, &scan);
+    assert_int_equal(scan.count, 1);
+    assert_int_equal(scan.items[0].pid, c.pid);
+    fm_memory_scan_clear(&scan);
+    scan_tree(t, &tree, true, &scan);
+    assert_int_equal(scan.count, 1);
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&zombie);
+    child_end(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pagemap_scan_works_and_is_the_best),
+        cmocka_unit_test(none_always_works),
+        cmocka_unit_test(a_round_tells_exactly_the_written_pages),
+        cmocka_unit_test(without_a_tracker_everything_is_dirty),
+        cmocka_unit_test(a_failed_round_is_followed_by_everything),
+        cmocka_unit_test(only_private_anonymous_memory_is_moved),
+        cmocka_unit_test(mappings_come_move_and_go),
+        cmocka_unit_test(a_forked_child_is_found_and_tracked),
+        cmocka_unit_test(processes_that_share_memory_are_told_the_same),
+        cmocka_unit_test(a_vfork_is_waited_out),
+        cmocka_unit_test(a_program_that_executes_another_begins_anew),
+        cmocka_unit_test(threads_write_during_rounds),
+        cmocka_unit_test(a_process_is_named_as_in_its_pid_namespace),
+        cmocka_unit_test(processes_that_ended_are_left_out),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

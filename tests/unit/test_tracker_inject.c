@@ -1,0 +1,700 @@
+/* Tracker: a process does not notice that a system call was injected into it. */
+#include "tracked_child.h"
+
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/ptrace.h>
+#include <sys/rseq.h>
+#include <sys/sem.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#define TIMES 100
+
+/* Soft-dirty injects nothing, but stops all threads; that it can do on any kernel. */
+static enum fm_tracker_kind kind = FM_TRACKER_PAGEMAP_SCAN;
+
+/* A new tracker each time, so that each injects. */
+static void inject_once(pid_t pid, bool tracked)
+{
+    struct fm_tracker *t = open_tracker(kind);
+    struct fm_memory_scan scan = {0};
+
+    round_on(t, pid, &scan);
+    if (scan.items[0].tracked != tracked)
+        fail_msg("process %d is %stracked", (int)pid, tracked ? "not " : "");
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+}
+
+static void inject_often(pid_t pid)
+{
+    for (int i = 0; i < TIMES; i++)
+        inject_once(pid, true);
+}
+
+static void await_state(pid_t pid, char wanted)
+{
+    fm_autofree char *tid = fm_strf("%d", (int)pid);
+    uint64_t deadline = fm_now_ms() + DEADLINE_MS;
+
+    while (thread_state(pid, tid) != wanted) {
+        if (fm_now_ms() > deadline)
+            fail_msg("process %d is '%c', not '%c'", (int)pid, thread_state(pid, tid), wanted);
+        pause_us(100);
+    }
+}
+
+/* ---- calls that wait ---- */
+
+/* Each says in value[0] what came of it: OK, or an errno. */
+enum { UNDECIDED = 0, OK = 1000, WRONG = 1001 };
+
+static int pipe_ends[2];
+
+static void conclude(struct board *b, bool right, int error)
+{
+    b->value[0] = right ? OK : error ? (uint64_t)error : WRONG;
+    for (;;)
+        pause();
+}
+
+static void wait_in_read(struct board *b)
+{
+    char c;
+
+    b->reached = 1;
+    ssize_t n = read(pipe_ends[0], &c, 1);
+    conclude(b, n == 1 && c == 'x', errno);
+}
+
+static void wait_in_poll(struct board *b)
+{
+    struct pollfd p = {.fd = pipe_ends[0], .events = POLLIN};
+
+    b->reached = 1;
+    int n = poll(&p, 1, -1);
+    conclude(b, n == 1, errno);
+}
+
+static void wait_in_epoll(struct board *b)
+{
+    struct epoll_event e = {.events = EPOLLIN};
+    int ep = epoll_create1(0);
+
+    epoll_ctl(ep, EPOLL_CTL_ADD, pipe_ends[0], &e);
+    b->reached = 1;
+    int n = epoll_wait(ep, &e, 1, -1);
+    conclude(b, n == 1, errno);
+}
+
+static void wait_in_select(struct board *b)
+{
+    fd_set set;
+
+    FD_ZERO(&set);
+    FD_SET(pipe_ends[0], &set);
+    b->reached = 1;
+    int n = select(pipe_ends[0] + 1, &set, NULL, NULL, NULL);
+    conclude(b, n == 1, errno);
+}
+
+static void wait_in_futex(struct board *b)
+{
+    b->reached = 1;
+    long n = syscall(SYS_futex, &b->flag, 0 /* FUTEX_WAIT */, 0, NULL);
+    conclude(b, n == 0, errno);
+}
+
+static void wait_in_semop(struct board *b)
+{
+    struct sembuf down = {.sem_op = -1};
+
+    b->reached = 1;
+    int n = semop((int)b->value[1], &down, 1);
+    conclude(b, n == 0, errno);
+}
+
+static void wait_in_sigtimedwait(struct board *b)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    b->reached = 1;
+    int n = sigwaitinfo(&set, NULL);
+    conclude(b, n == SIGUSR1, errno);
+}
+
+static void wait_in_waitpid(struct board *b)
+{
+    pid_t child = fork();
+    char c;
+
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(read(pipe_ends[0], &c, 1) == 1 ? 7 : 8);
+    }
+    b->reached = 1;
+    int status = 0;
+    pid_t n = waitpid(child, &status, 0);
+    conclude(b, n == child && WEXITSTATUS(status) == 7, errno);
+}
+
+static void wait_in_recv_with_timeout(struct board *b)
+{
+    struct timeval timeout = {.tv_sec = 100};
+    int pair[2];
+    char c;
+
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(read(pipe_ends[0], &c, 1) == 1 && write(pair[1], &c, 1) == 1 ? 0 : 1);
+    }
+    b->reached = 1;
+    ssize_t n = recv(pair[0], &c, 1, 0);
+    conclude(b, n == 1, errno);
+}
+
+static void wake_by_pipe(const struct child *c)
+{
+    (void)c;
+    assert_int_equal(write(pipe_ends[1], "x", 1), 1);
+}
+
+static void wake_by_futex(const struct child *c)
+{
+    syscall(SYS_futex, &c->board->flag, 1 /* FUTEX_WAKE */, 1);
+}
+
+static void wake_by_sem(const struct child *c)
+{
+    struct sembuf up = {.sem_op = 1};
+
+    assert_int_equal(semop((int)c->board->value[1], &up, 1), 0);
+}
+
+static void wake_by_signal(const struct child *c)
+{
+    kill(c->pid, SIGUSR1);
+}
+
+static void stays_in(child_main wait, void (*wake)(const struct child *c))
+{
+    struct child c;
+    int sem = semget(IPC_PRIVATE, 1, 0600);
+
+    assert_int_equal(pipe(pipe_ends), 0);
+    struct board *board = new_board();
+    board->value[1] = (uint64_t)sem;
+    child_start_on(&c, board, wait, 0);
+    await(&c, 1);
+    await_state(c.pid, 'S');
+    inject_often(c.pid);
+    assert_int_equal(c.board->value[0], UNDECIDED);
+    wake(&c);
+    for (uint64_t end = fm_now_ms() + DEADLINE_MS; !c.board->value[0] && fm_now_ms() < end;)
+        pause_us(100);
+    assert_int_equal(c.board->value[0], OK);
+    child_end(&c);
+    semctl(sem, 0, IPC_RMID);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+}
+
+static void waiting_calls_go_on_waiting(void **state)
+{
+    (void)state;
+    stays_in(wait_in_read, wake_by_pipe);
+    stays_in(wait_in_poll, wake_by_pipe);
+    stays_in(wait_in_epoll, wake_by_pipe);
+    stays_in(wait_in_select, wake_by_pipe);
+    stays_in(wait_in_futex, wake_by_futex);
+    stays_in(wait_in_semop, wake_by_sem);
+    stays_in(wait_in_sigtimedwait, wake_by_signal);
+    stays_in(wait_in_waitpid, wake_by_pipe);
+    stays_in(wait_in_recv_with_timeout, wake_by_pipe);
+}
+
+static void sleep_half_a_second(struct board *b)
+{
+    struct timespec t = {.tv_nsec = 500 * 1000 * 1000};
+    uint64_t since = fm_now_us();
+
+    b->reached = 1;
+    int rc = nanosleep(&t, NULL);
+    b->value[1] = fm_now_us() - since;
+    b->value[0] = rc == 0 ? OK : (uint64_t)errno;
+    b->reached = 2;
+    pause();
+}
+
+static void a_sleep_keeps_its_length(void **state)
+{
+    struct child c;
+
+    (void)state;
+    child_start(&c, sleep_half_a_second);
+    await(&c, 1);
+    while (c.board->reached < 2)
+        inject_once(c.pid, true);
+    assert_int_equal(c.board->value[0], OK);
+    assert_true(c.board->value[1] >= 500 * 1000);
+    assert_true(c.board->value[1] < 800 * 1000); /* from its start each time, it would not end */
+    child_end(&c);
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t caught;
+static struct board *handlers_board;
+
+static void count_signal(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)context;
+    caught++;
+    handlers_board->value[1] += (uint64_t)info->si_value.sival_int;
+}
+
+static void catch (int signal)
+{
+    struct sigaction action = {.sa_sigaction = count_signal, .sa_flags = SA_SIGINFO};
+
+    sigaction(signal, &action, NULL);
+}
+
+/* Wakes by signals only; a wake-up that gets lost hangs it. */
+static void suspend_and_answer(struct board *b)
+{
+    sigset_t block, none;
+
+    handlers_board = b;
+    catch(SIGRTMIN);
+    sigemptyset(&none);
+    sigemptyset(&block);
+    sigaddset(&block, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &block, NULL);
+    b->reached = 1;
+    for (;;) {
+        sigsuspend(&none);
+        b->value[0] = (uint64_t)caught;
+    }
+}
+
+struct sender {
+    pid_t pid;
+    volatile struct board *board;
+    volatile bool failed, ended;
+};
+
+#define SIGNALS 2000
+
+static void *send_signals(void *arg)
+{
+    struct sender *s = arg;
+
+    for (int i = 1; i <= SIGNALS && !s->failed; i++) {
+        uint64_t deadline = fm_now_ms() + DEADLINE_MS;
+
+        if (sigqueue(s->pid, SIGRTMIN, (union sigval){.sival_int = i}) < 0)
+            s->failed = true;
+        while (s->board->value[0] < (uint64_t)i && !s->failed)
+            s->failed = fm_now_ms() > deadline;
+    }
+    s->ended = true;
+    return NULL;
+}
+
+static void no_signal_and_no_wakeup_is_lost(void **state)
+{
+    pthread_t thread;
+    struct child c;
+
+    (void)state;
+    child_start(&c, suspend_and_answer);
+    await(&c, 1);
+    struct sender s = {.pid = c.pid, .board = c.board};
+    pthread_create(&thread, NULL, send_signals, &s);
+    while (!s.ended)
+        inject_once(c.pid, true);
+    pthread_join(thread, NULL);
+    assert_false(s.failed);
+    assert_int_equal(c.board->value[0], SIGNALS);
+    assert_int_equal(c.board->value[1], (uint64_t)SIGNALS * (SIGNALS + 1) / 2);
+    child_end(&c);
+}
+
+static uint64_t churn(uint64_t x, int rounds)
+{
+    for (int i = 0; i < rounds; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+    }
+    return x;
+}
+
+/* Computes in registers, while a timer interrupts it 5,000 times a second. */
+static void compute_under_a_timer(struct board *b)
+{
+    struct itimerval often = {{0, 200}, {0, 200}};
+    uint64_t x = 1;
+    double y = 1;
+
+    handlers_board = b;
+    catch(SIGALRM);
+    setitimer(ITIMER_REAL, &often, NULL);
+    b->reached = 1;
+    for (uint64_t i = 1;; i++) {
+        x = churn(x, 1000);
+        y += 0.5;
+        b->value[2] = x;
+        b->value[3] = (uint64_t)(y * 2);
+        b->value[4] = i;
+        if (b->step)
+            break;
+    }
+    b->reached = 2;
+    for (;;)
+        pause();
+}
+
+static void registers_survive_under_signals(void **state)
+{
+    uint64_t x = 1;
+    struct child c;
+
+    (void)state;
+    child_start(&c, compute_under_a_timer);
+    await(&c, 1);
+    inject_often(c.pid);
+    c.board->step = 1;
+    await(&c, 2);
+    for (uint64_t i = 0; i < c.board->value[4]; i++)
+        x = churn(x, 1000);
+    assert_int_equal(c.board->value[2], x);
+    assert_int_equal(c.board->value[3], c.board->value[4] + 2);
+    child_end(&c);
+}
+
+/* ---- stopped, traced, filtered ---- */
+
+static void count_on(struct board *b)
+{
+    b->reached = 1;
+    for (;;)
+        b->value[0]++;
+}
+
+static void a_stopped_process_stays_stopped(void **state)
+{
+    struct child c;
+    int status;
+
+    (void)state;
+    child_start(&c, count_on);
+    await(&c, 1);
+    kill(c.pid, SIGSTOP);
+    assert_int_equal(waitpid(c.pid, &status, WUNTRACED), c.pid);
+    uint64_t before = c.board->value[0];
+    inject_often(c.pid);
+    await_state(c.pid, 'T');
+    assert_int_equal(c.board->value[0], before);
+    kill(c.pid, SIGCONT);
+    while (c.board->value[0] == before)
+        pause_us(100);
+    child_end(&c);
+}
+
+static void a_traced_process_is_left_alone(void **state)
+{
+    struct child c;
+
+    (void)state;
+    child_start(&c, count_on);
+    await(&c, 1);
+    assert_int_equal(ptrace(PTRACE_SEIZE, c.pid, 0, 0), 0);
+    inject_once(c.pid, false);
+    ptrace(PTRACE_INTERRUPT, c.pid, 0, 0);
+    waitpid(c.pid, NULL, 0);
+    ptrace(PTRACE_DETACH, c.pid, 0, 0);
+    inject_once(c.pid, true);
+    child_end(&c);
+}
+
+/* Kills for anything but what this child does itself. */
+static void live_under_a_filter(struct board *b)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clock_nanosleep, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_restart_syscall, 0, 1), /* any stop makes it */
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+    };
+    struct sock_fprog program = {FM_COUNT(filter), filter};
+
+    if (b->flag)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+    else
+        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    b->reached = 1;
+    for (;;) {
+        b->value[0]++;
+        if (!b->flag)
+            pause_us(200);
+    }
+}
+
+static void goes_on(const struct child *c)
+{
+    uint64_t before = c->board->value[0], deadline = fm_now_ms() + DEADLINE_MS;
+
+    while (c->board->value[0] < before + 3) {
+        if (fm_now_ms() > deadline)
+            fail_msg("the child is dead");
+        pause_us(100);
+    }
+}
+
+static void a_seccomp_filter_does_not_kill(void **state)
+{
+    (void)state;
+    for (int strict = 0; strict < 2; strict++) {
+        struct child c;
+
+        struct board *board = new_board();
+        board->flag = strict;
+        child_start_on(&c, board, live_under_a_filter, 0);
+        await(&c, 1);
+        inject_often(c.pid);
+        goes_on(&c);
+        child_end(&c);
+    }
+}
+
+/* Without the right to suspend the filter: nothing is injected, everything is dirty. */
+static void drop_admin_and_inject(pid_t pid)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[2] = {0};
+
+    if (syscall(SYS_capget, &header, caps) < 0)
+        _exit(2);
+    caps[0].effective &= ~(1u << CAP_SYS_ADMIN);
+    if (syscall(SYS_capset, &header, caps) < 0)
+        _exit(2);
+
+    struct fm_error err = {0};
+    struct fm_tracker *t = fm_tracker_open(FM_TRACKER_PAGEMAP_SCAN, &err);
+    struct fm_memory_scan scan = {0};
+
+    _exit(t && fm_tracker_round(t, &pid, 1, &scan, &err) == 0 && scan.count == 1 &&
+                  !scan.items[0].tracked && scan.dirty_bytes == scan.present_bytes
+              ? 0
+              : 1);
+}
+
+static void a_filter_that_cannot_be_suspended_is_respected(void **state)
+{
+    struct child c;
+    int status = 0;
+    pid_t helper;
+
+    (void)state;
+    child_start(&c, live_under_a_filter);
+    await(&c, 1);
+    helper = fork();
+    if (helper == 0)
+        drop_admin_and_inject(c.pid);
+    waitpid(helper, &status, 0);
+    assert_int_equal(status, 0);
+    goes_on(&c);
+    child_end(&c);
+}
+
+/* ---- restartable sequences ---- */
+
+#if defined(__x86_64__)
+
+/* Spins within one sequence nearly all the time; counts how often it was aborted. */
+static void spin_in_a_sequence(struct board *b)
+{
+    struct rseq *rseq = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+    static struct rseq_cs section;
+
+    if (__rseq_size == 0)
+        _exit(1);
+    for (;;) {
+        uint64_t aborted = 0;
+
+        __asm__ volatile("leaq 1f(%%rip), %%rax\n\t"
+                         "movq %%rax, 8(%[section])\n\t"
+                         "leaq 2f(%%rip), %%rcx\n\t"
+                         "subq %%rax, %%rcx\n\t"
+                         "movq %%rcx, 16(%[section])\n\t"
+                         "leaq 4f(%%rip), %%rax\n\t"
+                         "movq %%rax, 24(%[section])\n\t"
+                         "movq %[section], %[pointer]\n\t"
+                         "movl $1, %[reached]\n\t"
+                         "1:\n\t"
+                         "movl $2000000000, %%eax\n\t"
+                         "3: decl %%eax\n\t"
+                         "jnz 3b\n\t"
+                         "2: jmp 5f\n\t"
+                         ".long 0x53053053\n\t"
+                         "4: movq $1, %[aborted]\n\t"
+                         "5:\n\t"
+                         : [aborted] "+m"(aborted), [pointer] "=m"(rseq->rseq_cs),
+                           [reached] "=m"(b->reached)
+                         : [section] "r"(&section)
+                         : "rax", "rcx", "memory", "cc");
+        b->value[0] += aborted;
+    }
+}
+
+static void a_restartable_sequence_is_aborted(void **state)
+{
+    struct child c;
+
+    (void)state;
+    child_start(&c, spin_in_a_sequence);
+    await(&c, 1);
+    uint64_t before = c.board->value[0];
+    inject_often(c.pid);
+    uint64_t aborts = c.board->value[0] - before;
+    print_message("%llu aborts of %d injections\n", (unsigned long long)aborts, TIMES);
+    assert_true(aborts >= TIMES * 9 / 10);
+    child_end(&c);
+}
+
+#endif
+
+/* ---- descriptors ---- */
+
+static size_t userfaultfds_of(pid_t pid)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/fd", (int)pid);
+    fm_autoclosedir DIR *dir = opendir(path);
+    size_t n = 0;
+
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char target[64] = "";
+
+        if (readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1) > 0)
+            n += strstr(target, "userfaultfd") != NULL;
+    }
+    return n;
+}
+
+static void *fork_on(void *arg)
+{
+    (void)arg;
+    for (;;) {
+        pid_t child = fork();
+
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            pause_us(20000);
+            _exit(0);
+        }
+        waitpid(child, NULL, 0);
+    }
+    return NULL;
+}
+
+static void fork_from_threads(struct board *b)
+{
+    pthread_t thread;
+
+    for (int i = 0; i < 4; i++)
+        pthread_create(&thread, NULL, fork_on, NULL);
+    b->reached = 1;
+    for (;;)
+        pause();
+}
+
+static void nobody_keeps_a_descriptor_of_ours(void **state)
+{
+    struct child c;
+
+    (void)state;
+    child_start(&c, fork_from_threads);
+    await(&c, 1);
+    for (int i = 0; i < TIMES / 2; i++) {
+        struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+
+        for (int round = 0; round < 2; round++) {
+            fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+            struct tree tree = tree_of(c.pid);
+
+            scan_tree(t, &tree, false, &scan);
+        }
+        struct tree tree = freeze(c.pid);
+        fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+        scan_tree(t, &tree, false, &scan);
+        for (size_t p = 0; p < tree.count; p++)
+            assert_int_equal(userfaultfds_of(tree.pids[p]), 0);
+        thaw(&tree);
+        fm_tracker_close(t);
+    }
+    child_end(&c);
+}
+
+static int use_soft_dirty(void **state)
+{
+    (void)state;
+    kind = FM_TRACKER_SOFT_DIRTY;
+    return 0;
+}
+
+static int use_pagemap_scan(void **state)
+{
+    (void)state;
+    kind = FM_TRACKER_PAGEMAP_SCAN;
+    return 0;
+}
+
+#define STOPPED_BY_SOFT_DIRTY(test)                                                                \
+    {                                                                                              \
+        #test " (soft-dirty)", test, use_soft_dirty, use_pagemap_scan, NULL                        \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(waiting_calls_go_on_waiting),
+        cmocka_unit_test(a_sleep_keeps_its_length),
+        cmocka_unit_test(no_signal_and_no_wakeup_is_lost),
+        cmocka_unit_test(registers_survive_under_signals),
+        cmocka_unit_test(a_stopped_process_stays_stopped),
+        cmocka_unit_test(a_traced_process_is_left_alone),
+        cmocka_unit_test(a_seccomp_filter_does_not_kill),
+        cmocka_unit_test(a_filter_that_cannot_be_suspended_is_respected),
+#if defined(__x86_64__)
+        cmocka_unit_test(a_restartable_sequence_is_aborted),
+#endif
+        cmocka_unit_test(nobody_keeps_a_descriptor_of_ours),
+        STOPPED_BY_SOFT_DIRTY(waiting_calls_go_on_waiting),
+        STOPPED_BY_SOFT_DIRTY(a_sleep_keeps_its_length),
+        STOPPED_BY_SOFT_DIRTY(no_signal_and_no_wakeup_is_lost),
+        STOPPED_BY_SOFT_DIRTY(registers_survive_under_signals),
+        STOPPED_BY_SOFT_DIRTY(a_stopped_process_stays_stopped),
+        STOPPED_BY_SOFT_DIRTY(a_traced_process_is_left_alone),
+        STOPPED_BY_SOFT_DIRTY(a_seccomp_filter_does_not_kill),
+    };
+
+    if (fm_tracker_probe(FM_TRACKER_PAGEMAP_SCAN, NULL) < 0) {
+        print_message("SKIPPED: no PAGEMAP_SCAN here\n");
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,209 @@
+/* Tracker: what CRIU is shown of a process's mappings, and that it is true. */
+#include "tracked_child.h"
+
+#include "scratch.h"
+#include "state/memory_map.h"
+
+/* Steps through changes; value[0] is a mapping of 16 pages. */
+static void change(struct board *b)
+{
+    size_t len = 16 * PAGE;
+    char *wide = mmap(NULL, 3 * len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *p = wide + len;
+
+    mprotect(p, len, PROT_READ | PROT_WRITE);
+    memset(p, 1, len);
+    b->value[0] = (uintptr_t)p;
+    reach(b, 1);
+    switch (b->flag) {
+    case 'm': /* leaves no trace in maps */
+        madvise(p, len, MADV_DONTDUMP);
+        break;
+    case 'l':
+        mlock(p, 4 * PAGE);
+        break;
+    case 'g': /* grows at both ends */
+        mprotect(p - PAGE, PAGE, PROT_READ | PROT_WRITE);
+        mprotect(p + len, 2 * PAGE, PROT_READ | PROT_WRITE);
+        p[-1] = 1;
+        break;
+    case 's': /* splits, with flags of its own */
+        madvise(p + 4 * PAGE, 4 * PAGE, MADV_DONTDUMP);
+        break;
+    case 'n': /* a new one */
+        p = mmap(NULL, len, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        madvise(p, len, MADV_DONTFORK);
+        break;
+    case 'u':
+        munmap(p, len / 2);
+        break;
+    default:
+        break;
+    }
+    reach(b, 2);
+    for (;;)
+        pause();
+}
+
+struct shown {
+    struct fm_memory_map map; /* that CRIU reads */
+    uint64_t *hidden;
+    size_t hidden_len;
+    int verified;
+    struct fm_error err;
+};
+
+static void shown_clear(struct shown *s)
+{
+    fm_memory_map_clear(&s->map);
+    free(s->hidden);
+}
+
+static void read_shown(pid_t pid, struct shown *s)
+{
+    fm_autofree char *maps = fm_strf("%s/%d.smaps", scratch, (int)pid);
+    fm_autofree char *hide = fm_strf("%s/%d.hide", scratch, (int)pid);
+    char *text, *data;
+    size_t len;
+
+    assert_int_equal(fm_file_read(maps, 1 << 24, &text, &len, NULL), 0);
+    assert_int_equal(fm_memory_map_parse(text, len, &s->map, NULL), 0);
+    assert_int_equal(fm_file_read(hide, 1 << 24, &data, &s->hidden_len, NULL), 0);
+    s->hidden = (uint64_t *)(void *)data;
+}
+
+static void expect_hidden(const struct shown *s, const struct fm_ranges *mapped)
+{
+    assert_int_equal(s->hidden_len, mapped->count * 2 * sizeof(uint64_t));
+    for (size_t i = 0; i < mapped->count; i++) {
+        assert_int_equal(le64toh(s->hidden[2 * i]), mapped->items[i].start);
+        assert_int_equal(le64toh(s->hidden[2 * i + 1]), mapped->items[i].end);
+    }
+}
+
+/* A change between the copy and the freeze. */
+static struct child c;
+
+static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct shown *s)
+{
+    struct fm_tracker *t = open_tracker(kind);
+    fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct mirror m = {0};
+
+    *s = (struct shown){0};
+    child_start(&c, change);
+    await(&c, 1);
+    if (kind != FM_TRACKER_NONE)
+        round_of(t, c.pid, &m);
+    if (note)
+        assert_int_equal(fm_tracker_note_maps(t, &c.pid, 1, &s->err), 0);
+    c.board->flag = change_kind;
+    proceed(&c, 1);
+    struct tree tree = freeze(c.pid);
+    scan_tree(t, &tree, true, &scan);
+    check_order(&scan);
+    assert_int_equal(fm_tracker_write_filter(t, &scan, scratch, &s->err), 0);
+    s->verified = fm_tracker_verify_maps(t, &scan, &s->err);
+    read_shown(c.pid, s);
+    expect_hidden(s, &scan.items[0].mapped);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+}
+
+static void expect_true(const struct shown *s)
+{
+    fm_cleanup(fm_memory_map_clear) struct fm_memory_map now = {0};
+
+    if (s->verified < 0)
+        fail_msg("%s", s->err.text);
+    assert_int_equal(fm_memory_map_read_flags(c.pid, &now, NULL), 0);
+    assert_int_equal(now.count, s->map.count);
+    for (size_t i = 0; i < now.count; i++) {
+        assert_true(fm_mapping_same_line(&now.items[i], &s->map.items[i]));
+        assert_true(fm_mapping_same_flags(&now.items[i], &s->map.items[i]));
+    }
+}
+
+static void shown_maps_are_true_after(int change_kind, bool note)
+{
+    static const enum fm_tracker_kind kinds[] = {FM_TRACKER_PAGEMAP_SCAN, FM_TRACKER_NONE};
+    struct shown s;
+
+    for (size_t i = 0; i < FM_COUNT(kinds); i++) {
+        show(kinds[i], change_kind, note, &s);
+        expect_true(&s);
+        shown_clear(&s);
+        child_end(&c);
+    }
+}
+
+static void what_is_shown_is_true(void **state)
+{
+    (void)state;
+    shown_maps_are_true_after('-', true);
+    shown_maps_are_true_after('-', false);
+    shown_maps_are_true_after('l', true);
+    shown_maps_are_true_after('g', true);
+    shown_maps_are_true_after('s', true);
+    shown_maps_are_true_after('n', true);
+    shown_maps_are_true_after('u', true);
+}
+
+static void locked_memory_is_not_hidden(void **state)
+{
+    struct shown s;
+
+    (void)state;
+    show(FM_TRACKER_PAGEMAP_SCAN, 'l', true, &s);
+    for (size_t i = 0; i < s.hidden_len / 16; i++)
+        assert_true(s.hidden[2 * i + 1] <= c.board->value[0] ||
+                    s.hidden[2 * i] >= c.board->value[0] + 4 * PAGE);
+    shown_clear(&s);
+    child_end(&c);
+}
+
+/* The copy was shown, and the flags have changed since without a trace. */
+static void flags_that_changed_unseen_are_found(void **state)
+{
+    struct shown s;
+
+    (void)state;
+    show(FM_TRACKER_PAGEMAP_SCAN, 'm', true, &s);
+    assert_int_equal(s.verified, -FM_E_FAILED);
+    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) just before the freeze"));
+    shown_clear(&s);
+    child_end(&c);
+    show(FM_TRACKER_PAGEMAP_SCAN, 'm', false, &s);
+    expect_true(&s);
+    shown_clear(&s);
+    child_end(&c);
+}
+
+static void an_unknown_process_cannot_be_shown(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_NONE);
+    struct fm_process_memory p = {.pid = getpid()};
+    struct fm_memory_scan scan = {.items = &p, .count = 1};
+    struct fm_error err = {0};
+
+    (void)state;
+    assert_int_equal(fm_tracker_write_filter(t, &scan, scratch, &err), -FM_E_NOT_FOUND);
+    assert_int_equal(fm_tracker_verify_maps(t, &scan, &err), -FM_E_NOT_FOUND);
+    fm_tracker_close(t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_shown_is_true),
+        cmocka_unit_test(locked_memory_is_not_hidden),
+        cmocka_unit_test(flags_that_changed_unseen_are_found),
+        cmocka_unit_test(an_unknown_process_cannot_be_shown),
+    };
+
+    if (fm_tracker_probe(FM_TRACKER_PAGEMAP_SCAN, NULL) < 0) {
+        print_message("SKIPPED: no PAGEMAP_SCAN here\n");
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
