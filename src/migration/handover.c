@@ -282,38 +282,22 @@ static int pin_original(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
-struct verification {
-    struct fm_migration *m;
-    struct fm_error error;
-    int rc;
-};
-
-static void *verify_memory(void *arg)
-{
-    struct verification *v = arg;
-    v->rc = v->m->memory ? v->m->parts->memory.ops->verify(v->m->memory, &v->error) : 0;
-    return NULL;
-}
-
 /* While the destination restores, what CRIU was shown is compared with what there is. */
 static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *err)
 {
-    struct verification v = {.m = m};
-    pthread_t thread;
-    int e = pthread_create(&thread, NULL, verify_memory, &v);
+    const struct fm_memory_ops *memory = m->parts->memory.ops;
+    struct fm_error e = {0};
+    if (m->memory)
+        memory->verify_begin(m->memory);
     json_auto_t *ready = call(m, FM_FRAME_FROZEN, body, m->options.execution_timeout_ms, err);
     int rc = ready ? 0 : fm_error_result(err);
     fm_timeline_mark_remote(&m->freeze, "restored", json_object_get(ready, "steps"));
-    if (e == 0)
-        pthread_join(thread, NULL);
-    else
-        verify_memory(&v);
+    int verified = m->memory ? memory->verify_end(m->memory, &e) : 0;
     fm_timeline_mark(&m->freeze, "maps verified");
-    if (rc == 0 && v.rc < 0) {
-        *err = v.error;
-        rc = v.rc;
-    }
-    return rc;
+    if (rc < 0 || verified == 0)
+        return rc;
+    *err = e;
+    return verified;
 }
 
 static int send_state(struct fm_migration *m, struct fm_error *err)

@@ -582,6 +582,20 @@ int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : p->state.ops->restore_start(p->state.ctx, &plan, &in->restore, err);
 }
 
+/* CRIU starts up while the container still runs on its old host. Files come once more: the overlay at
+ * its root is going to be a new one. */
+static int warm_restore(struct fm_incoming *in, struct fm_error *err)
+{
+    const struct fm_state_interface *state = &in->parts->state;
+    struct fm_restore_request request = {.root = in->container->layers.count ? in->bundle.rootfs
+                                                                             : NULL,
+                                         .lazy_pages = in->lazy,
+                                         .tmpfs = &in->tmpfs};
+    if (!state->ops->restore_warm)
+        return 0;
+    return state->ops->restore_warm(state->ctx, in->restore, &request, err);
+}
+
 int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     if (in->stage != FM_STAGE_PREPARING || in->restore)
@@ -596,6 +610,8 @@ int fm_incoming_arm(struct fm_incoming *in, const json_t *body, struct fm_error 
         rc = fm_incoming_memory_pager(in, err);
     if (rc == 0)
         rc = fm_incoming_start_restore(in, err);
+    if (rc == 0)
+        rc = warm_restore(in, err);
     if (rc == 0 && !(in->receiver = fm_restore_receive_begin(images, in->max_bytes, err)))
         rc = fm_error_result(err);
     return rc < 0 ? rc : fm_incoming_enter(in, FM_STAGE_ARMED, err);

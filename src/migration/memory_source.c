@@ -1,6 +1,7 @@
 /* The memory of a container on its way: tracker and page streams. */
 #include "migration/memory_engine.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -23,7 +24,10 @@ struct fm_memory_source {
     struct fm_page_sender *sender;
     struct fm_memory_scan last; /* of the freeze */
     uint64_t scanned_us;
-    bool tracks;
+    pthread_t verifier;
+    bool verifying;
+    int verified; /* its result */
+    struct fm_error error;
 };
 
 /* --- connections --- */
@@ -64,12 +68,37 @@ static int open_streams(struct fm_memory_source *s, const struct fm_link_wire *w
     return fm_error_result(err);
 }
 
+/* --- what CRIU was shown --- */
+
+static void *verify(void *arg)
+{
+    struct fm_memory_source *s = arg;
+    s->verified = fm_tracker_verify_maps(s->tracker, &s->last, &s->error);
+    return NULL;
+}
+
+static void source_verify_begin(struct fm_memory_source *s)
+{
+    s->verifying = pthread_create(&s->verifier, NULL, verify, s) == 0;
+    if (!s->verifying)
+        verify(s);
+}
+
+static int source_verify_end(struct fm_memory_source *s, struct fm_error *err)
+{
+    if (s->verifying)
+        pthread_join(s->verifier, NULL);
+    s->verifying = false;
+    return s->verified < 0 ? fm_error_set(err, s->error.code, "%s", s->error.text) : 0;
+}
+
 /* --- the source --- */
 
 static void source_close(struct fm_memory_source *s)
 {
     if (!s)
         return;
+    source_verify_end(s, NULL);
     fm_page_sender_close(s->sender);
     fm_tracker_close(s->tracker);
     fm_memory_scan_clear(&s->last);
@@ -91,7 +120,6 @@ static int source_open(void *ctx, const struct fm_memory_plan *plan,
 {
     struct fm_memory_engine *engine = ctx;
     struct fm_memory_source *s = source_new(plan);
-    s->tracks = plan->track;
     int rc = fm_mkdir_p(s->filter_dir, 0700, err);
     s->tracker =
         rc < 0 ? NULL : fm_tracker_open(plan->track ? engine->tracker : FM_TRACKER_NONE, err);
@@ -202,11 +230,6 @@ static int source_finish(struct fm_memory_source *s, uint64_t timeout_ms, const 
     return fm_page_sender_sync(s->sender, timeout_ms, err);
 }
 
-static int source_verify(struct fm_memory_source *s, struct fm_error *err)
-{
-    return fm_tracker_verify_maps(s->tracker, &s->last, err);
-}
-
 static int source_serve(struct fm_memory_source *s, struct fm_error *err)
 {
     fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
@@ -244,7 +267,8 @@ void fm_memory_source_fill(struct fm_memory_ops *ops)
     ops->freeze = source_freeze;
     ops->filter_dir = source_filter_dir;
     ops->finish = source_finish;
-    ops->verify = source_verify;
+    ops->verify_begin = source_verify_begin;
+    ops->verify_end = source_verify_end;
     ops->serve = source_serve;
     ops->stats = source_stats;
     ops->interrupt = source_interrupt;

@@ -42,6 +42,7 @@ void fm_page_queue_clear(struct fm_page_queue *q)
 {
     while (q->first)
         drop_first(q);
+    q->bytes = 0;
 }
 
 void fm_page_queue_add(struct fm_page_queue *q, pid_t pid, pid_t inner_pid, bool frozen,
@@ -54,6 +55,7 @@ void fm_page_queue_add(struct fm_page_queue *q, pid_t pid, pid_t inner_pid, bool
     job->frozen = frozen;
     job->ranges = *ranges;
     q->range_count += ranges->count;
+    q->bytes += fm_ranges_bytes(ranges);
     *ranges = (struct fm_ranges){0};
 }
 
@@ -95,6 +97,7 @@ bool fm_page_queue_take(struct fm_page_queue *q, size_t max_pages, struct fm_pag
         uint64_t end = range->end - range->start < room ? range->end : range->start + room;
 
         list_pages(&work->list, range->start, end);
+        q->bytes -= end - range->start;
         range->start = end;
         if (end == range->end) {
             job->at++;
@@ -123,6 +126,7 @@ static void cut(struct fm_page_queue *q, struct fm_page_job *job, size_t index, 
     struct fm_range *range = &r->items[index];
     size_t behind = r->count - index - 1;
 
+    q->bytes -= end - start;
     if (range->start < start && end < range->end) {
         if (r->count == r->capacity) {
             r->capacity = r->capacity * 2 + 1;

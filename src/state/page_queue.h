@@ -11,6 +11,7 @@ struct fm_page_job;
 struct fm_page_queue { /* {0} is empty */
     struct fm_page_job *first, *last;
     size_t range_count; /* waiting in all jobs */
+    uint64_t bytes;     /* of them */
 };
 
 /* What to do next: pages of one process, or, with a number, a barrier. */

@@ -8,6 +8,8 @@
 
 #define NEAR (64u << 10)       /* that go with a page which a task waits for */
 #define BATCHES_PER_SECOND 64u /* at least, below a rate limit */
+#define PARTS 8u               /* of what waits: the most for one batch */
+#define SMALL_BATCH (64u << 10)
 
 /* Until the rate limit allows another batch, somebody waits for a page, or it is over. */
 static void await_allowance(struct fm_page_lane *lane)
@@ -35,16 +37,22 @@ static void charge(struct fm_page_sender *s, size_t bytes)
     s->due_us += (uint64_t)((unsigned __int128)bytes * 1000000u / rate);
 }
 
-/* Small enough that the limit is kept evenly, and that a wanted page does not wait for long. */
-static size_t batch_pages(const struct fm_page_sender *s)
+/* Small enough that the limit is kept evenly, that a wanted page does not wait for long, and that
+ * the other side has something to do from early on until the end. */
+static size_t batch_pages(const struct fm_page_lane *lane)
 {
-    uint64_t bytes = s->serving ? FM_PAGE_SERVING_BATCH : FM_PAGE_READ_MAX * fm_page_size();
-    uint64_t rate = s->options.bytes_per_second;
+    const struct fm_page_sender *s = lane->sender;
+    uint64_t page = fm_page_size(), rate = s->options.bytes_per_second;
+    uint64_t bytes = s->serving ? FM_PAGE_SERVING_BATCH : FM_PAGE_READ_MAX * page;
+    uint64_t part = lane->queue.bytes / PARTS;
 
     if (rate && rate / BATCHES_PER_SECOND < bytes)
         bytes = rate / BATCHES_PER_SECOND;
-    bytes /= fm_page_size();
-    return bytes < 1 ? 1 : bytes < FM_PAGE_READ_MAX ? bytes : FM_PAGE_READ_MAX;
+    if (part < SMALL_BATCH)
+        part = SMALL_BATCH;
+    if (part < bytes)
+        bytes = part;
+    return bytes <= page ? 1 : bytes / page < FM_PAGE_READ_MAX ? bytes / page : FM_PAGE_READ_MAX;
 }
 
 static bool take_wanted(struct fm_page_lane *lane, struct fm_page_work *work)
@@ -71,7 +79,7 @@ static bool next_work(struct fm_page_lane *lane, struct fm_page_work *work)
             await_allowance(lane);
         if (fm_page_sender_ended(s))
             return false;
-        if (take_wanted(lane, work) || fm_page_queue_take(&lane->queue, batch_pages(s), work)) {
+        if (take_wanted(lane, work) || fm_page_queue_take(&lane->queue, batch_pages(lane), work)) {
             pthread_cond_broadcast(&s->changed);
             fm_page_sender_active(lane, true);
             return true;

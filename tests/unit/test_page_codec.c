@@ -362,6 +362,7 @@ static void test_queue_order(void **state)
     assert_int_equal(work.barrier, 7);
     assert_false(fm_page_queue_take(&q, 8, &work));
     assert_int_equal(q.range_count, 0);
+    assert_int_equal(q.bytes, 0);
 }
 
 /* Takes pages near random ones, then the rest: each page comes exactly once. */
@@ -398,6 +399,7 @@ static void test_queue_near(void **state)
     for (uint64_t i = 0; i < pages; i++)
         assert_int_equal(seen[i], i < 400 || i >= 410);
     assert_int_equal(q.range_count, 0);
+    assert_int_equal(q.bytes, 0);
 }
 
 int main(void)
