@@ -69,7 +69,7 @@ struct fm_memory_ops {
      * restore, and ended before the decision. */
     void (*verify_begin)(struct fm_memory_source *s);
     int (*verify_end)(struct fm_memory_source *s, struct fm_error *err);
-    /* After the commit: sends what was left, what is waited for first. Returns at once. */
+    /* Sends what was left, what is waited for first. Returns at once. */
     int (*serve)(struct fm_memory_source *s, struct fm_error *err);
     /* The same after the connections were lost or the daemon was restarted: a source that knows only
      * what the index says. */

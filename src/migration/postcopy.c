@@ -35,10 +35,9 @@ int fm_postcopy_serve(struct fm_migration *m, struct fm_error *err)
     struct fm_memory_plan plan = fm_precopy_plan(m);
     struct fm_memory_source *source = m->memory;
     int rc = 0;
-    if (!p->memory.ops || !fm_postcopy_is_needed(m))
+    if (source || !p->memory.ops || !fm_postcopy_is_needed(m))
         return 0;
-    if (!source)
-        rc = p->memory.ops->recall(p->memory.ctx, &plan, &source, err);
+    rc = p->memory.ops->recall(p->memory.ctx, &plan, &source, err);
     pthread_mutex_lock(&m->link_lock);
     m->memory = source;
     pthread_mutex_unlock(&m->link_lock);

@@ -5,7 +5,7 @@
 
 #include "migration/migration.h"
 
-/* The container runs there: what was left here begins to travel. */
+/* The container runs there: what was left here travels on, in a new daemon again. */
 int fm_postcopy_serve(struct fm_migration *m, struct fm_error *err);
 /* Waits until all memory is in place. Lost connections are made again as long as pages are missing
  * there: they are nowhere else. */

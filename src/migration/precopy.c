@@ -272,6 +272,8 @@ int fm_precopy_finish(struct fm_migration *m, struct fm_error *err)
         return 0;
     int rc = ops_of(m)->finish(m->memory, m->options.execution_timeout_ms, &index, err);
     m->stats.pages_ms = (double)(fm_now_us() - since) / 1000.0;
-    return rc < 0 ? rc
-                  : p->links.ops->send_file(m->link, m->id, "memory", index, 0, &size, err);
+    if (rc == 0)
+        rc = p->links.ops->send_file(m->link, m->id, "memory", index, 0, &size, err);
+    /* CRIU touches pages before the container runs: they are asked for from here on. */
+    return rc == 0 && m->leave_pages ? ops_of(m)->serve(m->memory, err) : rc;
 }

@@ -365,8 +365,7 @@ static int close_there(struct subject *s, int number, int ours, struct fm_error 
 
 static int take_userfaultfd(struct subject *s, struct fm_injected *result, struct fm_error *err)
 {
-    struct fm_call open_call = {SYS_userfaultfd,
-                                {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY, 0}};
+    struct fm_call open_call = {SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY, 0}};
     long number = -1;
     int fd, rc = call(s, &open_call, &number, err);
 

@@ -3,7 +3,8 @@
  * One thread of the process stops for 0.1 ms or so. No byte of its memory changes: an existing
  * system call instruction is used. Signals, stopped processes and interrupted system calls come out
  * as if nothing had been; a seccomp filter does not see the call (PTRACE_O_SUSPEND_SECCOMP). What
- * nobody can prevent: when the calling process dies within some 50 µs, the registers stay altered. */
+ * nobody can prevent: when the calling process dies within some 50 µs, the registers stay altered.
+ */
 #ifndef FM_STATE_INJECT_H
 #define FM_STATE_INJECT_H
 

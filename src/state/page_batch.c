@@ -29,7 +29,7 @@ struct fm_page_packer *fm_page_packer_new(enum fm_compression compression, uint6
 {
     struct fm_page_packer *p = fm_xcalloc(1, sizeof(*p));
 
-    p->payload = new_payload(FM_PAGE_READ_MAX * fm_page_size());
+    p->payload = new_payload(fm_page_batch_max() * fm_page_size());
     p->delta = fm_xmalloc(fm_page_size());
     p->cache = fm_page_cache_new(cache_bytes, fm_page_size());
     p->squeeze = fm_page_squeeze_new(compression);
@@ -124,7 +124,7 @@ static void finish(struct fm_page_packer *p, const struct fm_page_batch *batch,
     packed->content = batch->body_size;
     if (fm_page_squeeze_on(p->squeeze)) {
         if (!p->squeezed)
-            p->squeezed = new_payload(fm_page_squeeze_room(FM_PAGE_READ_MAX * fm_page_size()));
+            p->squeezed = new_payload(fm_page_squeeze_room(fm_page_batch_max() * fm_page_size()));
         stored = fm_page_squeeze_try(p->squeeze, batch->body, batch->body_size,
                                      p->squeezed + FM_PAGE_BATCH_HEADER);
     }

@@ -19,7 +19,7 @@ struct fm_page_packer;
 /* cache_bytes: of this connection's part of the cache. */
 struct fm_page_packer *fm_page_packer_new(enum fm_compression compression, uint64_t cache_bytes);
 void fm_page_packer_free(struct fm_page_packer *p); /* NULL is fine */
-/* Where the next batch's pages are to be read to: room for FM_PAGE_READ_MAX. */
+/* Where the next batch's pages are to be read to: room for fm_page_batch_max(). */
 uint8_t *fm_page_packer_room(struct fm_page_packer *p);
 /* Makes the payload of a frame of them. */
 void fm_page_packer_pack(struct fm_page_packer *p, pid_t inner_pid, const struct fm_page_list *list,

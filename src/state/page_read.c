@@ -10,6 +10,15 @@
 #include "base/cleanup.h"
 #include "state/memory.h"
 
+#define BATCH_BYTES (1u << 20)
+
+size_t fm_page_batch_max(void)
+{
+    size_t pages = BATCH_BYTES / fm_page_size();
+
+    return pages < 1 ? 1 : pages < FM_PAGE_READ_MAX ? pages : FM_PAGE_READ_MAX;
+}
+
 /* Describes pages [first, …) of the list as few vectors. */
 static size_t gather(const struct fm_page_list *list, size_t first, uint64_t page,
                      struct iovec vectors[FM_PAGE_READ_MAX])

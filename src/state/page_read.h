@@ -9,9 +9,7 @@
 
 #include "base/error.h"
 
-#ifndef FM_PAGE_READ_MAX
-#define FM_PAGE_READ_MAX 256u
-#endif /* pages in one call */
+#define FM_PAGE_READ_MAX 256u /* pages in one call, at most */
 
 /* Pages to read, ascending, and afterwards those that were. */
 struct fm_page_list {
@@ -19,6 +17,9 @@ struct fm_page_list {
     uint64_t addresses[FM_PAGE_READ_MAX];
     size_t count;
 };
+
+/* How many pages go into one batch: 1 MiB, which a frame has room for with pages of any size. */
+size_t fm_page_batch_max(void);
 
 /* Reads the pages one behind the other. Those that cannot be read are taken off the list unless
  * `frozen`, when they are an error. */

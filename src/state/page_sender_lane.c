@@ -43,7 +43,7 @@ static size_t batch_pages(const struct fm_page_lane *lane)
 {
     const struct fm_page_sender *s = lane->sender;
     uint64_t page = fm_page_size(), rate = s->options.bytes_per_second;
-    uint64_t bytes = s->serving ? FM_PAGE_SERVING_BATCH : FM_PAGE_READ_MAX * page;
+    uint64_t bytes = s->serving ? FM_PAGE_SERVING_BATCH : fm_page_batch_max() * page;
     uint64_t part = lane->queue.bytes / PARTS;
 
     if (rate && rate / BATCHES_PER_SECOND < bytes)
@@ -52,7 +52,7 @@ static size_t batch_pages(const struct fm_page_lane *lane)
         part = SMALL_BATCH;
     if (part < bytes)
         bytes = part;
-    return bytes <= page ? 1 : bytes / page < FM_PAGE_READ_MAX ? bytes / page : FM_PAGE_READ_MAX;
+    return bytes <= page ? 1 : bytes / page;
 }
 
 static bool take_wanted(struct fm_page_lane *lane, struct fm_page_work *work)

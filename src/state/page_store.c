@@ -16,13 +16,15 @@
 #include "base/text.h"
 #include "state/page_codec.h"
 #include "state/page_map.h"
+#include "state/page_window.h"
 
 /* The pages of one process. */
 struct store_file {
     pid_t pid;
     int fd;
-    pthread_mutex_t lock; /* of occupied and present */
+    pthread_mutex_t lock; /* of what follows */
     struct fm_page_map occupied;
+    struct fm_page_windows windows;
     struct fm_ranges present; /* once settled */
     bool settled;
     struct store_file *next;
@@ -93,6 +95,7 @@ static void free_file(struct store_file *f)
     close(f->fd);
     pthread_mutex_destroy(&f->lock);
     fm_page_map_clear(&f->occupied);
+    fm_page_windows_clear(&f->windows);
     fm_ranges_clear(&f->present);
     free(f);
 }
@@ -219,21 +222,48 @@ static int occupy(struct fm_page_store *s, struct store_file *f, uint64_t start,
     return more > 0 && now > s->max_bytes ? no_space(s, err) : 0;
 }
 
-int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t address,
-                        const void *pages, size_t len, struct fm_error *err)
+static uint64_t vacate(struct fm_page_store *s, struct store_file *f, uint64_t start, uint64_t end)
 {
-    struct store_file *f;
-    int ret;
+    uint64_t page = fm_page_size(), gone;
 
-    if (fm_page_check(inner_pid, address, address + len, err) < 0)
-        return -FM_E_PROTOCOL;
-    f = file_of(s, inner_pid, err);
-    ret = f ? occupy(s, f, address, address + len, err) : fm_error_result(err);
-    if (ret < 0)
-        return ret;
+    pthread_mutex_lock(&f->lock);
+    gone = page * fm_page_map_clear_bits(&f->occupied, start / page, end / page);
+    pthread_mutex_unlock(&f->lock);
+    atomic_fetch_sub(&s->bytes, gone);
+    return gone;
+}
+
+/* A fault for writing maps this page; one for reading would map its neighbours too, at twice the
+ * cost. Nothing changes. */
+static void touch(uint8_t *page)
+{
+    uint8_t zero = 0;
+
+    __atomic_compare_exchange_n(page, &zero, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Where a single page that exists is mapped; NULL: take a system call. */
+static uint8_t *mapped_page(struct store_file *f, uint64_t address, size_t len)
+{
+    uint64_t number = address / fm_page_size();
+    uint8_t *page = NULL;
+
+    if (len != fm_page_size())
+        return NULL;
+    pthread_mutex_lock(&f->lock);
+    if (fm_page_map_unset_count(&f->occupied, number, number + 1) == 0)
+        page = fm_page_window_find(&f->windows, f->fd, address);
+    pthread_mutex_unlock(&f->lock);
+    if (page)
+        touch(page);
+    return page;
+}
+
+static int write_file(struct fm_page_store *s, struct store_file *f, uint64_t address,
+                      const uint8_t *pages, size_t len, struct fm_error *err)
+{
     for (size_t done = 0; done < len;) {
-        ssize_t n =
-            pwrite(f->fd, (const uint8_t *)pages + done, len - done, (off_t)(address + done));
+        ssize_t n = pwrite(f->fd, pages + done, len - done, (off_t)(address + done));
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -249,6 +279,32 @@ int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t addre
     return 0;
 }
 
+int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t address,
+                        const void *pages, size_t len, struct fm_error *err)
+{
+    struct store_file *f;
+    uint8_t *there;
+    int ret;
+
+    if (fm_page_check(inner_pid, address, address + len, err) < 0)
+        return -FM_E_PROTOCOL;
+    f = file_of(s, inner_pid, err);
+    if (!f)
+        return fm_error_result(err);
+    there = mapped_page(f, address, len);
+    if (there) {
+        memcpy(there, pages, len);
+        return 0;
+    }
+    ret = occupy(s, f, address, address + len, err);
+    if (ret < 0)
+        return ret;
+    ret = write_file(s, f, address, pages, len, err);
+    if (ret < 0) /* a mapped page must exist */
+        vacate(s, f, address, address + len);
+    return ret;
+}
+
 /* What lies outside of `present` reads as zeroes once it is known. */
 static void blank_absent(struct store_file *f, uint64_t address, uint8_t *pages, size_t len)
 {
@@ -261,28 +317,42 @@ static void blank_absent(struct store_file *f, uint64_t address, uint8_t *pages,
     pthread_mutex_unlock(&f->lock);
 }
 
-int fm_page_store_read(struct fm_page_store *s, pid_t inner_pid, uint64_t address, void *pages,
-                       size_t len, struct fm_error *err)
+static int read_file(struct fm_page_store *s, struct store_file *f, uint64_t address,
+                     uint8_t *pages, size_t len, struct fm_error *err)
 {
-    struct store_file *f;
-
-    if (fm_page_check(inner_pid, address, address + len, err) < 0)
-        return -FM_E_PROTOCOL;
-    f = look_up(s, inner_pid);
     for (size_t done = 0; done < len;) {
-        ssize_t n =
-            f ? pread(f->fd, (uint8_t *)pages + done, len - done, (off_t)(address + done)) : 0;
+        ssize_t n = pread(f->fd, pages + done, len - done, (off_t)(address + done));
 
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return fm_error_errno(err, errno, "cannot read pages of %s", s->dir);
         if (n == 0) { /* behind the last page: a hole as well */
-            memset((uint8_t *)pages + done, 0, len - done);
+            memset(pages + done, 0, len - done);
             break;
         }
         done += (size_t)n;
     }
+    return 0;
+}
+
+int fm_page_store_read(struct fm_page_store *s, pid_t inner_pid, uint64_t address, void *pages,
+                       size_t len, struct fm_error *err)
+{
+    struct store_file *f;
+    uint8_t *there;
+    int ret;
+
+    if (fm_page_check(inner_pid, address, address + len, err) < 0)
+        return -FM_E_PROTOCOL;
+    f = look_up(s, inner_pid);
+    there = f ? mapped_page(f, address, len) : NULL;
+    if (there)
+        memcpy(pages, there, len);
+    else if (!f)
+        memset(pages, 0, len);
+    else if ((ret = read_file(s, f, address, pages, len, err)) < 0)
+        return ret;
     if (f)
         blank_absent(f, address, pages, len);
     return 0;
@@ -291,23 +361,16 @@ int fm_page_store_read(struct fm_page_store *s, pid_t inner_pid, uint64_t addres
 int fm_page_store_zero(struct fm_page_store *s, pid_t inner_pid, uint64_t start, uint64_t end,
                        struct fm_error *err)
 {
-    uint64_t page = fm_page_size(), gone;
     struct store_file *f;
 
     if (fm_page_check(inner_pid, start, end, err) < 0)
         return -FM_E_PROTOCOL;
     f = look_up(s, inner_pid);
-    if (!f)
-        return 0;
-    pthread_mutex_lock(&f->lock);
-    gone = fm_page_map_clear_bits(&f->occupied, start / page, end / page);
-    pthread_mutex_unlock(&f->lock);
-    if (gone == 0)
+    if (!f || vacate(s, f, start, end) == 0)
         return 0;
     if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)start,
                   (off_t)(end - start)) < 0)
         return fm_error_errno(err, errno, "cannot drop pages of %s", s->dir);
-    atomic_fetch_sub(&s->bytes, gone * page);
     return 0;
 }
 

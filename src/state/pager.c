@@ -413,6 +413,7 @@ static int give_all(struct fm_pager *p)
     return ret;
 }
 
+/* May leave another dead one behind. */
 static int restart(struct fm_pager *p, struct fm_error *err)
 {
     int ret;
@@ -428,9 +429,10 @@ static int restart(struct fm_pager *p, struct fm_error *err)
     ret = give_all(p);
     if (ret < 0) {
         hang_up(p);
-        return fm_error_errno(err, -ret, "cannot hand the memory over to a new pager");
+        return 0; /* was killed as well: the next one */
     }
-    return wait_ready(p, err);
+    ret = wait_ready(p, err);
+    return p->control < 0 ? 0 : ret;
 }
 
 /* Its tasks would go on with zeroes once our duplicates are closed. */

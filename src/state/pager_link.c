@@ -21,10 +21,9 @@ static void hang_up(struct fm_pager_worker *w)
     w->state->control = -1;
     fm_cleanup_close(&fd);
     /* Its duplicates went with it. */
-    for (size_t i = 0; i < w->task_count; i++) {
-        w->tasks[i]->released = w->tasks[i]->releasing;
-        w->tasks[i]->announced = false;
-    }
+    for (size_t i = 0; i < w->task_count; i++)
+        w->tasks[i]->slot->held = w->tasks[i]->releasing = false;
+    w->hurry = true;
     if (!w->state->resumed) {
         /* CRIU may have just said it. */
         fm_pager_criu_read(w);
@@ -61,9 +60,12 @@ static bool announce_task(struct fm_pager_worker *w, struct fm_pager_task *t)
     };
     int fds[2] = {t->slot->fd, t->slot->pidfd};
 
-    if (!t->announced)
-        t->announced = tell(w, &m, fds, t->slot->pidfd >= 0 ? 2 : 1) == 0;
-    return t->announced;
+    if (t->slot->held || t->ending)
+        return true;
+    t->slot->held = true; /* first: whoever takes over must not believe that there are none */
+    if (tell(w, &m, fds, t->slot->pidfd >= 0 ? 2 : 1) < 0)
+        t->slot->held = false;
+    return t->slot->held;
 }
 
 void fm_pager_link_announce(struct fm_pager_worker *w)
@@ -83,9 +85,9 @@ bool fm_pager_link_release(struct fm_pager_worker *w, struct fm_pager_task *t)
         .serial = t->slot->serial,
     };
 
-    if (w->state->control < 0)
-        return false;
-    return t->announced && tell(w, &m, NULL, 0) == 0;
+    if (t->slot->held && !t->releasing)
+        t->releasing = tell(w, &m, NULL, 0) == 0;
+    return !t->slot->held; /* hanging up makes it so */
 }
 
 void fm_pager_link_introduce(struct fm_pager_worker *w)
@@ -180,7 +182,7 @@ static void on_released(struct fm_pager_worker *w, const struct fm_pager_message
     struct fm_pager_task *t = fm_pager_task_of(w, m->slot);
 
     if (t && t->slot->serial == m->serial && t->releasing)
-        t->released = true;
+        t->slot->held = false;
 }
 
 static void on_message(struct fm_pager_worker *w, const struct fm_pager_message *m)

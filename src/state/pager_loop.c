@@ -174,6 +174,8 @@ static bool faults_due(const struct fm_pager_worker *w)
 
 static int timeout_for(struct fm_pager_worker *w, bool work)
 {
+    if (w->hurry)
+        return 0;
     if (work || faults_due(w)) {
         if (w->stalled == 0)
             return 0;
@@ -196,6 +198,7 @@ static void turn(struct fm_pager_worker *w, bool *work)
     struct epoll_event ready[READY_MAX];
     int n = epoll_wait(w->epoll, ready, READY_MAX, timeout_for(w, *work));
 
+    w->hurry = false;
     w->now_us = fm_now_us();
     for (int i = 0; i < n && !w->lost; i++)
         dispatch(w, ready[i].data.u64);

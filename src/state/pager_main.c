@@ -128,6 +128,7 @@ static int adopt_state(struct fm_pager_worker *w, int fd, int daemon_fd)
         if (!slot)
             return -1;
         slot->fd = slot->pidfd = -1;
+        slot->held = false;
     }
     if (w->state->message.event == UFFD_EVENT_FORK) {
         fm_pager_say("a fork was lost");
@@ -151,6 +152,7 @@ static int adopt(struct fm_pager_worker *w, const struct fm_pager_message *m, in
         if (slot && slot->kind == FM_PAGER_SLOT_TASK && slot->serial == m->serial) {
             slot->fd = FM_MOVE_FD(fds[0]);
             slot->pidfd = FM_MOVE_FD(fds[1]);
+            slot->held = true;
         }
     }
     for (int i = 0; i < FM_PAGER_FDS_MAX; i++)
@@ -273,8 +275,10 @@ int main(int argc, char **argv)
     w.work_dir = o.work;
     w.control_path = o.control;
     ret = o.resume ? take_over(&w, o.daemon_fd) : begin(&w, o.daemon_fd);
-    if (ret < 0 || listen_anew(&w) < 0)
+    if (ret < 0 || listen_anew(&w) < 0) {
+        fm_pager_send(o.daemon_fd, &(struct fm_pager_message){.kind = FM_PAGER_LOST}, NULL, 0, 0);
         return FM_PAGER_EXIT_LOST;
+    }
     for (;;) {
         keep(&w);
         ret = fm_pager_work(&w);

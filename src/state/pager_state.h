@@ -34,6 +34,7 @@ struct fm_pager_slot {
     int32_t pidfd;      /* of a task: of its process; -1 for one that was forked since */
     uint32_t store;     /* of a task: number of its store's slot */
     uint32_t ended;     /* of a task: nothing is left to be done */
+    uint32_t held;      /* of a task: the daemon may have duplicates of its descriptors */
     uint64_t serial;    /* of a task: no other has the same */
     uint64_t pages;     /* bits in use */
     uint64_t total;     /* pages that were to be filled at first */

@@ -239,16 +239,11 @@ void fm_pager_tasks_reap(struct fm_pager_worker *w)
     for (size_t i = 0; i < w->task_count; i++) {
         struct fm_pager_task *t = w->tasks[i];
 
-        if (!w->state->resumed || !(t->slot->ended || t->gone)) {
-            w->tasks[kept++] = t;
-            continue;
-        }
-        if (!t->releasing && !t->released)
-            t->releasing = fm_pager_link_release(w, t);
-        if (t->releasing && !t->released)
-            w->tasks[kept++] = t;
-        else
+        t->ending = w->state->resumed && (t->slot->ended || t->gone);
+        if (t->ending && fm_pager_link_release(w, t))
             drop(w, t);
+        else
+            w->tasks[kept++] = t;
     }
     w->task_count = kept;
 }

@@ -41,9 +41,8 @@ struct fm_pager_task {
     uint64_t address; /* the background goes on here */
     bool idle;        /* the background has nothing to do for now */
     bool gone;        /* its memory is no more */
-    bool announced;   /* the daemon holds duplicates */
-    bool releasing;   /* the daemon was asked to close them */
-    bool released;    /* and has done so */
+    bool ending;      /* nothing is left to be done for it */
+    bool releasing;   /* the daemon was asked to close its duplicates */
     uint64_t moved[FM_PAGER_MOVES][2]; /* ranges whose unmapping mremap has still to report */
     unsigned int moves;
 };
@@ -73,6 +72,7 @@ struct fm_pager_worker {
     unsigned char *buffer; /* FM_PAGER_PIECE */
     struct fm_pager_status sent; /* last status that the daemon was told */
     uint64_t sent_us;
+    bool hurry; /* do not wait for events: something has changed meanwhile */
     bool keeper_gone, ended, lost;
 };
 
@@ -122,7 +122,7 @@ void fm_pager_link_introduce(struct fm_pager_worker *w); /* all that the daemon 
 void fm_pager_link_announce(struct fm_pager_worker *w);  /* tasks that it does not hold yet */
 void fm_pager_link_want(struct fm_pager_worker *w, int32_t inner_pid, uint64_t source);
 void fm_pager_link_status(struct fm_pager_worker *w, bool at_once);
-/* Asks the daemon to close its duplicates; false: there is no daemon that has some. */
+/* Asks the daemon to close its duplicates; true when it has none (any more). */
 bool fm_pager_link_release(struct fm_pager_worker *w, struct fm_pager_task *t);
 
 /* pager_loop.c */

@@ -9,8 +9,8 @@
 #include "base/error.h"
 
 struct fm_process_status {
-    pid_t inner_pid;       /* in its innermost pid namespace */
-    bool has_memory;       /* false: a zombie, or its first thread has ended */
+    pid_t inner_pid; /* in its innermost pid namespace */
+    bool has_memory; /* false: a zombie, or its first thread has ended */
     unsigned threads;
     uint64_t locked_bytes; /* by mlock and its like */
 };

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -23,11 +24,11 @@
 
 /* ---- one thread ---- */
 
+/* A stop takes some 10 µs as a rule. Yielding could cost a whole time slice of somebody else's. */
 static void nap(uint64_t waited_us)
 {
-    struct timespec t = {.tv_nsec = waited_us < 1000 ? 20 * 1000 : 500 * 1000};
+    struct timespec t = {.tv_nsec = waited_us < 1000 ? 10 * 1000 : 500 * 1000};
 
-    /* A stop takes some 10 µs as a rule: going to sleep would take longer. */
     if (waited_us < 150)
         sched_yield();
     else
@@ -120,10 +121,10 @@ static int begin_stop(struct stopped *s, pid_t tid)
     if (strchr("ZX", fm_thread_state(s->pid, tid)))
         return 0;
     if (ptrace(PTRACE_SEIZE, tid, 0, 0) < 0)
-        return errno == ESRCH ? 0
-                              : fm_error_set(&s->err, FM_E_REFUSED,
-                                             "process %d cannot be traced: %s", (int)s->pid,
-                                             strerror(errno));
+        return errno == ESRCH
+                   ? 0
+                   : fm_error_set(&s->err, FM_E_REFUSED, "process %d cannot be traced: %s",
+                                  (int)s->pid, strerror(errno));
     ptrace(PTRACE_INTERRUPT, tid, 0, 0);
     s->tids = fm_xrealloc(s->tids, (s->count + 1) * sizeof(*s->tids));
     s->tids[s->count++] = tid;
@@ -162,8 +163,7 @@ static int stop_all(struct stopped *s)
             return 0;
         for (; stopped < s->count; stopped++) {
             if (fm_thread_wait_interrupted(s->tids[stopped], STOP_MS) == FM_STOP_LATE)
-                return fm_error_set(&s->err, FM_E_TIMEOUT, "process %d does not stop",
-                                    (int)s->pid);
+                return fm_error_set(&s->err, FM_E_TIMEOUT, "process %d does not stop", (int)s->pid);
         }
     } while (true);
 }
@@ -172,13 +172,26 @@ static void resume_all(struct stopped *s)
 {
     for (size_t i = 0; i < s->count; i++) {
         fm_arch_regs regs;
-        size_t len;
+        size_t len = 0;
 
         if (fm_thread_get_registers(s->tids[i], &regs, &len) == 0 && !fm_arch_refuses(&regs, len) &&
             fm_arch_hide_stop(&regs))
             fm_thread_set_registers(s->tids[i], &regs);
         ptrace(PTRACE_DETACH, s->tids[i], 0, 0);
     }
+}
+
+struct tracer {
+    void *(*run)(void *);
+    void *arg;
+};
+
+static void *run_tracer(void *arg)
+{
+    const struct tracer *t = arg;
+
+    prctl(PR_SET_TIMERSLACK, 1L); /* naps as short as they say */
+    return t->run(t->arg);
 }
 
 static void *run_stopped(void *arg)
@@ -208,12 +221,13 @@ int fm_process_while_stopped(pid_t pid, fm_stopped_work work, void *ctx, struct 
 int fm_run_as_tracer(void *(*run)(void *), void *arg, struct fm_error *err)
 {
     pthread_t thread;
+    struct tracer tracer = {run, arg};
     sigset_t all, before;
     int rc;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&thread, NULL, run, arg);
+    rc = pthread_create(&thread, NULL, run_tracer, &tracer);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc != 0)
         return fm_error_errno(err, rc, "cannot start a thread");

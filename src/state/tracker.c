@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "state/direct_io.h"
 #include "state/inject.h"
 #include "state/tracker_backend.h"
 
@@ -193,17 +194,6 @@ static void close_strays(struct fm_tracker *t, const struct fm_tracked *p)
 
 /* ---- one process ---- */
 
-static bool has_aio_ring(const struct fm_memory_map *map)
-{
-    static const char name[] = "/[aio]";
-
-    for (size_t i = 0; i < map->count; i++) {
-        if (memmem(map->items[i].line, map->items[i].line_len, name, sizeof(name) - 1))
-            return true;
-    }
-    return false;
-}
-
 void fm_tracked_fill_mapped(const struct fm_memory_map *map, struct fm_ranges *mapped)
 {
     for (size_t i = 0; i < map->count; i++) {
@@ -246,6 +236,9 @@ static int track(struct fm_tracker *t, struct fm_tracker_visit *v)
     if (!p->attached)
         return -ESTALE;
     rc = t->backend->round(v);
+    /* What is being read directly now was told as written; it is to be copied when it is there. */
+    if (rc == 0 && fm_direct_io_settle(p->pid, NULL) < 0)
+        rc = -EBUSY;
     if (rc == 0)
         return 0;
     detach(t, p);
@@ -260,8 +253,7 @@ static int visit_running(struct fm_tracker *t, struct fm_tracker_visit *v)
 {
     struct fm_tracked *p = v->process;
 
-    /* The kernel writes the buffers of asynchronous reads through no page table. */
-    if (has_aio_ring(v->map))
+    if (fm_direct_io_is_asynchronous(v->map))
         detach(t, p);
     else if (t->backend && track(t, v) == 0)
         return 0;

@@ -11,15 +11,15 @@
 struct fm_tracked {
     pid_t pid;
     uint64_t start_time;
-    bool attached; /* the backend knows what it writes */
-    bool shared;   /* another process, which is attached, has the same memory (vfork) */
-    bool reported; /* a round has told what it held */
-    bool foreign;  /* of some mapping the backend cannot know what was written */
-    int uffd;      /* pagemap-scan: of its memory; -1 */
-    int number;    /* that this had for a moment in the process */
+    bool attached;            /* the backend knows what it writes */
+    bool shared;              /* another process, which is attached, has the same memory (vfork) */
+    bool reported;            /* a round has told what it held */
+    bool foreign;             /* of some mapping the backend cannot know what was written */
+    int uffd;                 /* pagemap-scan: of its memory; -1 */
+    int number;               /* that this had for a moment in the process */
     struct fm_ranges cleared; /* soft-dirty: where marks were cleared after they had been told */
 
-    unsigned seen; /* the last round that it was there in */
+    unsigned seen;                          /* the last round that it was there in */
     const struct fm_process_memory *answer; /* of this round; NULL: none so far */
 
     struct fm_memory_map noted; /* smaps, while it ran */

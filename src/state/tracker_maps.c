@@ -1,4 +1,5 @@
-/* What CRIU is shown of the memory maps instead of smaps, whose page walk would lie in the freeze. */
+/* What CRIU is shown of the memory maps instead of smaps, whose page walk would lie in the freeze.
+ */
 #include "state/tracker_backend.h"
 
 #include <errno.h>

@@ -109,8 +109,8 @@ static int scan_round(struct fm_tracker_visit *v)
             continue;
         }
         /* It changed just now, or is not ours. */
-        rc = fm_pagemap_walk(&v->tracker->reader, v->pagemap, FM_PAGEMAP_EVERYTHING, m->start, m->end,
-                             &answer->present, &answer->dirty);
+        rc = fm_pagemap_walk(&v->tracker->reader, v->pagemap, FM_PAGEMAP_EVERYTHING, m->start,
+                             m->end, &answer->present, &answer->dirty);
         if (rc < 0)
             return rc;
     }

@@ -31,6 +31,7 @@ static const char usage[] =
     "  mark             what happened since the last mark\n"
     "  pause, resume    stop sending, when all is answered; go on\n"
     "  rate N           change the pace\n"
+    "  keys N           redis: write only to the first N keys from now on\n"
     "  verify           read back every key that was written since the filling, or let "
     "bench_memory\n"
     "                   check its pages; then the load goes on\n"
@@ -51,7 +52,7 @@ enum phase { FILL, LOAD, PAUSED, READ_BACK };
 struct client {
     const struct bench_protocol *protocol;
     struct sockaddr_in server;
-    uint64_t rate, depth, keys;
+    uint64_t rate, depth, keys, hot_keys;
     int fd;
     enum phase phase;
     uint32_t *sent_version, *acked_version;
@@ -84,11 +85,11 @@ static bool is_redis(const struct client *client)
     return client->protocol == &bench_redis;
 }
 
-/* Every key of the fill is as likely as any other to be written next. */
+/* Each is as likely as any other to be written next. */
 static uint64_t any_key(struct client *client)
 {
     client->random = client->random * 6364136223846793005u + 1442695040888963407u;
-    return (uint64_t)((unsigned __int128)client->random * client->keys >> 64);
+    return (uint64_t)((unsigned __int128)client->random * client->hot_keys >> 64);
 }
 
 static bool next_request(struct client *client, struct bench_request *request)
@@ -386,6 +387,11 @@ static void obey(struct client *client, const char *command)
         client->rate = wl_number("rate", command + 5);
         client->next_send_us = wl_now_us();
         puts("{}");
+    } else if (strncmp(command, "keys ", 5) == 0) {
+        uint64_t keys = wl_number("keys", command + 5);
+
+        client->hot_keys = keys < client->keys ? keys : client->keys;
+        puts("{}");
     } else {
         wl_die("unknown command '%s'", command);
     }
@@ -474,6 +480,7 @@ int main(int argc, char **argv)
     /* Who measures should not wait for the processor; where that is not allowed, it has to. */
     (void)setpriority(PRIO_PROCESS, 0, -10);
     client.keys = is_redis(&client) ? (mib << 20) / BENCH_VALUE : 0;
+    client.hot_keys = client.keys;
     client.sent_version = wl_alloc(client.keys + 1, sizeof(*client.sent_version));
     client.acked_version = wl_alloc(client.keys + 1, sizeof(*client.acked_version));
     client.out = wl_alloc(1, OUT_SIZE);

@@ -4,9 +4,18 @@
 
 migrate_options=()
 
+# The image is on both hosts, as it is for the others: a container that has ended holds it on b.
+keep_image()
+{
+    local name=image-$protocol
+    cluster_cli b container show "$name" >/dev/null 2>&1 ||
+        cluster_cli b -q run --name "$name" --image "$container_root" -- /bin/true >"$FM_WORK/run.log" 2>&1 || true
+}
+
 method_start()
 {
     address=10.88.0.5
+    keep_image
     cluster_cli a -q run --name bench --image "$container_root" --ip "$address" -- "${container_args[@]}" \
         >"$FM_WORK/run.log" 2>&1 || peer_failed "fleximigrate run" "$FM_WORK/run.log"
 }

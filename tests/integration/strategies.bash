@@ -14,16 +14,17 @@ strategies()
         grep -oE 'cold|pre-copy|post-copy|hybrid' | xargs
 }
 
-# hop_by STRATEGY FROM TO NAME: one migration, and by that strategy, not by one that took its place.
+# hop_by STRATEGY FROM TO NAME [OPTION…]: one migration, and by that strategy, not by one that took its place.
 hop_by()
 {
     local strategy=$1 from=$2 to=$3 name=$4 used
-    cluster_cli "$from" -q migrate "$name" --to "host-$to" --strategy "$strategy" ||
+    shift 4
+    cluster_cli "$from" -q migrate "$name" --to "host-$to" --strategy "$strategy" "$@" ||
         fail "'$name' did not move from $from to $to by $strategy" || return
     used=$(cluster_cli "$from" --json migration show "$(last_migration "$from")" | jq -r .strategy)
     [ "$used" = "$strategy" ] || fail "moved by $used instead of $strategy" || return
     assert_runs_only_on "$to" "$name" || return
-    show "$name $from -> $to by $strategy: freeze $(stat_of "$from" freeze_ms) ms, total $(stat_of "$from" total_ms) ms"
+    show "$name $from -> $to by $strategy${*:+ $*}: freeze $(stat_of "$from" freeze_ms) ms, total $(stat_of "$from" total_ms) ms"
 }
 
 # to_and_fro STRATEGY NAME CHECK [ARGUMENT…]: a → b → a → b → a, where CHECK HOST [ARGUMENT…] must hold after each.

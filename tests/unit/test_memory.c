@@ -103,7 +103,8 @@ static void what_criu_fills_lazily_is_movable(void **state)
     expect_movable("rw-p 00000000 00:00 0                          [heap]", ordinary, true);
     expect_movable("rw-p 00000000 00:00 0                          [stack]", "rd wr mr mw me gd ac",
                    true);
-    expect_movable("---p 00000000 00:00 0                          [anon:a name]", "mr mw me", true);
+    expect_movable("---p 00000000 00:00 0                          [anon:a name]", "mr mw me",
+                   true);
     expect_movable("rwxp 00000000 00:00 0 ", ordinary, true);
 
     expect_movable("rw-s 00000000 00:01 1034                       /dev/zero (deleted)", ordinary,
@@ -112,14 +113,20 @@ static void what_criu_fills_lazily_is_movable(void **state)
     expect_movable("rw-p 00000000 fe:00 1234                       /usr/lib/x.so", ordinary, false);
     expect_movable("rw-p 00000000 00:0f 55                         /anon_hugepage (deleted)",
                    "rd wr mr mw me ht", false);
-    expect_movable("rw-s 00000000 00:10 99                         /[aio] (deleted)", ordinary, false);
-    expect_movable("rw-s 00000000 00:01 1                          [anon_shmem:x]", ordinary, false);
-    expect_movable("r-xp 00000000 00:00 0                          [vdso]", "rd ex mr mw me de", false);
-    expect_movable("r--p 00000000 00:00 0                          [vvar]", "rd mr pf io de dd", false);
-    expect_movable("r--p 00000000 00:00 0                          [vvar_vclock]", "rd mr pf io", false);
+    expect_movable("rw-s 00000000 00:10 99                         /[aio] (deleted)", ordinary,
+                   false);
+    expect_movable("rw-s 00000000 00:01 1                          [anon_shmem:x]", ordinary,
+                   false);
+    expect_movable("r-xp 00000000 00:00 0                          [vdso]", "rd ex mr mw me de",
+                   false);
+    expect_movable("r--p 00000000 00:00 0                          [vvar]", "rd mr pf io de dd",
+                   false);
+    expect_movable("r--p 00000000 00:00 0                          [vvar_vclock]", "rd mr pf io",
+                   false);
     expect_movable("--xp 00000000 00:00 0                          [uprobes]", "ex io", false);
     expect_movable("--xp 00000000 00:00 0                          [vsyscall]", "ex", false);
-    expect_movable("r--p 00000000 00:00 0                          [something new]", ordinary, false);
+    expect_movable("r--p 00000000 00:00 0                          [something new]", ordinary,
+                   false);
     expect_movable("rw-p 00000000 00:00 0 ", "rd wr mr mw me lo ac", false);
     expect_movable("rw-p 00000000 00:00 0 ", "rd wr mr mw me dp", false);
     expect_movable("rw-p 00000000 00:00 0 ", "rd wr mr mw me ss", false);
@@ -155,8 +162,15 @@ static void a_map_is_read_in_order(void **state)
 static void nonsense_is_refused(void **state)
 {
     static const char *const texts[] = {
-        "\n", "1000\n", "1000-\n", "1000-0 rw-p 0 00:00 0\n", "1000-2000 rw 0 00:00 0\n",
-        "Rss: 8 kB\n", "1000-2000 rw-p 0 00:00\n", "VmFlags: rd\n", "1000-2000",
+        "\n",
+        "1000\n",
+        "1000-\n",
+        "1000-0 rw-p 0 00:00 0\n",
+        "1000-2000 rw 0 00:00 0\n",
+        "Rss: 8 kB\n",
+        "1000-2000 rw-p 0 00:00\n",
+        "VmFlags: rd\n",
+        "1000-2000",
     };
     struct fm_memory_map map = {0};
 
@@ -200,6 +214,7 @@ static void our_own_map_is_understood(void **state)
         anonymous += smaps.items[i].anonymous;
     }
     assert_true(anonymous >= 3);
+    fm_memory_map_clear(&maps);
     assert_int_equal(fm_memory_map_read(4000000, &maps, &err), -FM_E_NOT_FOUND);
     assert_non_null(strstr(err.text, "process 4000000 has ended"));
 }
@@ -212,12 +227,10 @@ static void read_both_ways(struct fm_pagemap_reader *scan, struct fm_pagemap_rea
     struct fm_ranges present[2] = {0}, dirty[2] = {0};
     fm_autoclose int fd = fm_pagemap_open(getpid());
 
-    assert_int_equal(fm_pagemap_walk(scan, fd, FM_PAGEMAP_EVERYTHING, start, end, &present[0],
-                                     &dirty[0]),
-                     0);
-    assert_int_equal(fm_pagemap_walk(read, fd, FM_PAGEMAP_EVERYTHING, start, end, &present[1],
-                                     &dirty[1]),
-                     0);
+    assert_int_equal(
+        fm_pagemap_walk(scan, fd, FM_PAGEMAP_EVERYTHING, start, end, &present[0], &dirty[0]), 0);
+    assert_int_equal(
+        fm_pagemap_walk(read, fd, FM_PAGEMAP_EVERYTHING, start, end, &present[1], &dirty[1]), 0);
     assert_int_equal(present[0].count, present[1].count);
     assert_memory_equal(present[0].items, present[1].items,
                         present[0].count * sizeof(struct fm_range));

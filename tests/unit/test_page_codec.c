@@ -18,6 +18,7 @@
 #include "state/page_map.h"
 #include "state/page_queue.h"
 
+#define PAGES fm_page_batch_max()
 #define BASE UINT64_C(0x7f0000000000)
 
 static uint64_t random_state = 1;
@@ -238,26 +239,26 @@ static void test_batch_bomb(void **state)
 {
     struct fm_page_packer *p = fm_page_packer_new(FM_COMPRESS_ZSTD, 0);
     struct fm_page_decoder *d = fm_page_decoder_new();
-    struct fm_page_list list = {.count = FM_PAGE_READ_MAX};
+    struct fm_page_list list = {.count = PAGES};
     struct fm_page_packed packed;
     struct fm_page_batch batch;
     struct fm_error err = {0};
     uint8_t *payload;
 
     (void)state;
-    memset(fm_page_packer_room(p), 'x', FM_PAGE_READ_MAX * fm_page_size());
+    memset(fm_page_packer_room(p), 'x', PAGES * fm_page_size());
     for (size_t i = 0; i < list.count; i++)
         list.addresses[i] = BASE + i * fm_page_size();
     fm_page_packer_pack(p, 1, &list, &packed);
-    assert_int_equal(packed.compressed, FM_PAGE_READ_MAX);
+    assert_int_equal(packed.compressed, PAGES);
     assert_true(packed.len < 8192);
     assert_int_equal(fm_page_batch_decode(d, packed.payload, packed.len, &batch, &err), 0);
-    assert_int_equal(batch.body_size, FM_PAGE_READ_MAX * fm_page_size());
+    assert_int_equal(batch.body_size, PAGES * fm_page_size());
     assert_int_equal(batch.body[12345], 'x');
     payload = fm_xmalloc(packed.len);
     memcpy(payload, packed.payload, packed.len);
     for (int change = -1; change <= 1; change += 2) { /* one page less, one more than it has */
-        uint32_t pages = (uint32_t)(FM_PAGE_READ_MAX + change);
+        uint32_t pages = (uint32_t)(PAGES + change);
         struct fm_page_run run = {BASE, pages, (uint32_t)(pages * fm_page_size()), FM_PAGE_RAW};
         struct fm_page_batch lie = {
             .inner_pid = 1, .body_size = run.bytes, .runs = &run, .count = 1};

@@ -97,8 +97,8 @@ static void move_onto(struct fuzz *f, struct region *r, struct region *target)
 {
     if (!r->at || !target->at || r == target || target->pages < r->pages || !r->writable)
         return;
-    if (mremap(r->at, r->pages * PAGE, r->pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target->at) ==
-        MAP_FAILED) { /* the target may have gone, or be half moved onto */
+    if (mremap(r->at, r->pages * PAGE, r->pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+               target->at) == MAP_FAILED) { /* the target may have gone, or be half moved onto */
         unmap(r);
         unmap(target);
         return;
@@ -111,8 +111,9 @@ static void move_onto(struct fuzz *f, struct region *r, struct region *target)
 
 static void advise(struct fuzz *f, struct region *r)
 {
-    static const int advice[] = {MADV_DONTNEED, MADV_FREE, 20 /* COLD */, 21 /* PAGEOUT */,
-                                 MADV_HUGEPAGE, MADV_NOHUGEPAGE, 25 /* COLLAPSE */};
+    static const int advice[] = {
+        MADV_DONTNEED,   MADV_FREE, 20 /* COLD */, 21 /* PAGEOUT */, MADV_HUGEPAGE,
+        MADV_NOHUGEPAGE, 25 /* COLLAPSE */};
     size_t first;
 
     if (!r->at)
@@ -145,9 +146,9 @@ static void punch(struct fuzz *f, struct region *r)
 static void lock(struct fuzz *f, struct region *r)
 {
     if (r->at && r->pages < 32 && next(f, 2))
-        mlock(r->at, r->pages * PAGE);
+        lock_pages(r->at, r->pages * PAGE, true);
     else if (r->at)
-        munlock(r->at, r->pages * PAGE);
+        lock_pages(r->at, r->pages * PAGE, false);
 }
 
 static int use_stack(struct fuzz *f, int depth)
@@ -305,7 +306,7 @@ static void a_mirror_of_fuzzed_processes_is_true(void **state)
     (void)state;
     do {
         print_message("seed %llu\n", (unsigned long long)seed);
-        fuzz(FM_TRACKER_PAGEMAP_SCAN, seed, 3);
+        fuzz(FM_TRACKER_PAGEMAP_SCAN, seed, 2);
         seed += 2;
     } while (fm_now_ms() < until);
 }
@@ -313,7 +314,7 @@ static void a_mirror_of_fuzzed_processes_is_true(void **state)
 static void a_mirror_without_a_tracker_is_true(void **state)
 {
     (void)state;
-    fuzz(FM_TRACKER_NONE, 88172645463325252u, 2);
+    fuzz(FM_TRACKER_NONE, 88172645463325252u, 1);
 }
 
 /* ---- what it costs ---- */

@@ -20,7 +20,7 @@ static void change(struct board *b)
         madvise(p, len, MADV_DONTDUMP);
         break;
     case 'l':
-        mlock(p, 4 * PAGE);
+        lock_pages(p, 4 * PAGE, true);
         break;
     case 'g': /* grows at both ends */
         mprotect(p - PAGE, PAGE, PROT_READ | PROT_WRITE);
@@ -170,7 +170,8 @@ static void flags_that_changed_unseen_are_found(void **state)
     (void)state;
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', true, &s);
     assert_int_equal(s.verified, -FM_E_FAILED);
-    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) just before the freeze"));
+    assert_non_null(
+        strstr(s.err.text, "changed its flags (madvise, mlock) just before the freeze"));
     shown_clear(&s);
     child_end(&c);
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', false, &s);

@@ -63,8 +63,8 @@ static inline void pause_us(long us)
 
 static inline struct board *new_board(void)
 {
-    struct board *b = mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                           -1, 0);
+    struct board *b =
+        mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     assert_true(b != MAP_FAILED);
     return b;
@@ -97,6 +97,15 @@ static inline void child_start_on(struct child *c, struct board *board, child_ma
 static inline void child_start(struct child *c, child_main run)
 {
     child_start_on(c, new_board(), run, 0);
+}
+
+/* In the child: memory with content. */
+static inline char *map_filled(size_t pages, int fill)
+{
+    char *p = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    memset(p, fill, pages * PAGE);
+    return p;
 }
 
 /* In the child: says that it got so far, and waits until the test wants more. */
@@ -161,13 +170,19 @@ static inline struct tree tree_of(pid_t root)
     return t;
 }
 
-static inline char thread_state(pid_t pid, const char *tid)
+static inline char thread_state(pid_t pid, pid_t tid)
 {
-    fm_autofree char *path = fm_strf("/proc/%d/task/%s/stat", (int)pid, tid);
+    fm_autofree char *path = fm_strf("/proc/%d/task/%d/stat", (int)pid, (int)tid);
     fm_autofree char *line = fm_file_line(path);
     const char *rest = line ? strrchr(line, ')') : NULL;
 
     return rest ? rest[2] : 'X';
+}
+
+/* Sanitizers take mlock away. */
+static inline void lock_pages(void *p, size_t len, bool lock)
+{
+    syscall(lock ? SYS_mlock : SYS_munlock, p, len);
 }
 
 static inline bool stands_still(pid_t pid)
@@ -176,13 +191,13 @@ static inline bool stands_still(pid_t pid)
     fm_autoclosedir DIR *dir = opendir(path);
 
     for (struct dirent *e; dir && (e = readdir(dir));) {
-        if (e->d_name[0] != '.' && !strchr("TZX", thread_state(pid, e->d_name)))
+        if (e->d_name[0] != '.' && !strchr("TZX", thread_state(pid, atoi(e->d_name))))
             return false;
     }
     return true;
 }
 
-/* Stops all of them, also those that are forked meanwhile. A vfork parent waits for its child. */
+/* Stops all of them, also those that are forked meanwhile. */
 static inline struct tree freeze(pid_t root)
 {
     uint64_t deadline = fm_now_ms() + DEADLINE_MS;
@@ -193,7 +208,7 @@ static inline struct tree freeze(pid_t root)
         for (size_t i = 0; i < t.count; i++)
             kill(t.pids[i], SIGSTOP);
         for (size_t i = 0; i < t.count; i++) {
-            while (!stands_still(t.pids[i]) && thread_state(t.pids[i], "self") != 'D') {
+            while (!stands_still(t.pids[i])) {
                 if (fm_now_ms() > deadline)
                     fail_msg("process %d does not stop", (int)t.pids[i]);
                 pause_us(100);
@@ -270,8 +285,8 @@ static inline void mirror_copy_range(struct mirror *m, const struct fm_process_m
     int file = mirror_of(m, p->pid);
 
     while (range.start < range.end) {
-        size_t len = range.end - range.start < sizeof(buffer) ? range.end - range.start
-                                                              : sizeof(buffer);
+        size_t len =
+            range.end - range.start < sizeof(buffer) ? range.end - range.start : sizeof(buffer);
 
         if (!read_at(mem, range.start, buffer, len)) {
             len = PAGE;
@@ -445,6 +460,26 @@ static inline void round_on(struct fm_tracker *t, pid_t pid, struct fm_memory_sc
     fm_memory_scan_clear(scan);
     scan_tree(t, &one, false, scan);
     assert_int_equal(scan->count, 1);
+}
+
+/* Freezes and checks at `end`, with a round at each step before. */
+static inline void follow(enum fm_tracker_kind kind, child_main run, int end)
+{
+    struct fm_tracker *t = open_tracker(kind);
+    struct mirror m = {0};
+    struct child c;
+
+    child_start(&c, run);
+    for (int step = 1; step < end; step++) {
+        await(&c, step);
+        round_of(t, c.pid, &m);
+        proceed(&c, step);
+    }
+    await(&c, end);
+    final_of(t, c.pid, &m);
+    mirror_clear(&m);
+    fm_tracker_close(t);
+    child_end(&c);
 }
 
 #endif

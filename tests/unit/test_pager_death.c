@@ -1,0 +1,352 @@
+/* The pager when it, its keeper or its daemon are killed, and while pages are still on the source.
+ */
+#include "pager_world.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "pager_fuzz.h"
+#include "state/pager_state.h"
+
+/* ---- Killing ---- */
+
+struct killer {
+    pthread_t thread;
+    struct world *world;
+    const char *name; /* of what it kills; NULL: both at once */
+    useconds_t pause_us;
+    unsigned int most;
+    atomic_bool stop;
+    unsigned int kills;
+};
+
+static void *kill_on(void *arg)
+{
+    struct killer *k = arg;
+
+    while (!k->stop && k->kills < k->most) {
+        pid_t pid = world_pager_pid(k->world, k->name ? k->name : "fm-pager-keeper");
+
+        if (pid > 0) {
+            kill(k->name ? pid : -pid, SIGKILL); /* the keeper leads a session of its own */
+            k->kills++;
+        }
+        usleep(k->pause_us);
+    }
+    return NULL;
+}
+
+static unsigned int stop_killing(struct killer *k)
+{
+    k->stop = true;
+    pthread_join(k->thread, NULL);
+    return k->kills;
+}
+
+/* Reads at random, moves all of it now and then, and discards some of it. */
+static int read_and_move(int32_t inner_pid, unsigned char *memory, uint64_t pages,
+                         uintptr_t argument)
+{
+    const size_t bytes = pages * fm_pager_page();
+    unsigned char *at = memory;
+    uint64_t random = argument;
+
+    for (uint64_t i = 0; i < pages; i++) {
+        random = random * 6364136223846793005ull + 1442695040888963407ull;
+        if (!world_page_is(at + (random >> 20) % pages * fm_pager_page(), inner_pid,
+                           (random >> 20) % pages))
+            return 1;
+        if (i % 500 == 499) {
+            at = mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+                        memory + (1 + i / 500 % 3) * 2 * bytes);
+            if (at == MAP_FAILED)
+                return 1;
+        }
+    }
+    return world_check_all(inner_pid, at, pages);
+}
+
+/* Three tasks with one body, while somebody kills. */
+static unsigned int live_under_fire(const char *name, task_body body, useconds_t pause_us)
+{
+    struct world w;
+    struct killer k = {.world = &w, .name = name, .pause_us = pause_us, .most = 15};
+
+    world_make(&w);
+    world_start(&w);
+    world_connect(&w);
+    for (int32_t pid = 1; pid <= 3; pid++) {
+        world_store(&w, pid, 8000, 0);
+        world_task(&w, pid, 8000, body, 4000 + (uintptr_t)pid);
+    }
+    world_resume(&w);
+    pthread_create(&k.thread, NULL, kill_on, &k);
+    world_wait_done(&w);
+    world_results(&w);
+    stop_killing(&k);
+    world_remove(&w);
+    return k.kills;
+}
+
+static void test_worker_killed(void **state)
+{
+    (void)state;
+    assert_true(live_under_fire("fm-pager", read_and_move, 3000) > 0);
+    assert_true(live_under_fire("fm-pager", fuzz_memory, 2000) > 0);
+}
+
+static void test_keeper_killed(void **state)
+{
+    (void)state;
+    assert_true(live_under_fire("fm-pager-keeper", read_and_move, 3000) > 0);
+    assert_true(live_under_fire("fm-pager-keeper", fuzz_memory, 2000) > 0);
+}
+
+/* The daemon has duplicates of everything and starts another one. */
+static void test_both_killed(void **state)
+{
+    (void)state;
+    assert_true(live_under_fire(NULL, read_and_move, 10000) > 0);
+}
+
+/* ---- Post-copy ---- */
+
+struct source {
+    pthread_t thread;
+    struct world *world;
+    int32_t inner_pid;
+    uint64_t pages, every;
+    atomic_uint wanted;
+    useconds_t pause_us;
+};
+
+static void on_want(void *ctx, pid_t inner_pid, uint64_t address)
+{
+    struct source *s = ctx;
+    uint64_t number = (address - WORLD_BASE) / fm_pager_page();
+
+    assert_int_equal(inner_pid, s->inner_pid);
+    assert_int_equal(number % s->every, 0);
+    s->wanted++;
+    world_store_page(s->world, inner_pid, number);
+    fm_pager_arrived(s->world->pager, inner_pid, address, address + fm_pager_page());
+}
+
+/* The background of the source: from the end, while what is wanted comes in between. */
+static void *send_all(void *arg)
+{
+    struct source *s = arg;
+
+    for (uint64_t i = s->pages; i-- > 0;) {
+        uint64_t address = WORLD_BASE + i * fm_pager_page();
+
+        if (i % s->every != 0 || world_kind(i) != PAGE_DATA)
+            continue;
+        world_store_page(s->world, s->inner_pid, i);
+        fm_pager_arrived(s->world->pager, s->inner_pid, address, address + fm_pager_page());
+        if (i % 64 == 0)
+            usleep(s->pause_us);
+    }
+    return NULL;
+}
+
+static void post_copy(task_body body, struct killer *k)
+{
+    struct world w;
+    struct source s = {.world = &w, .inner_pid = 1, .pages = 5000, .every = 3, .pause_us = 1000};
+
+    world_make(&w);
+    world_store(&w, 1, s.pages, s.every);
+    world_start(&w);
+    fm_pager_set_want(w.pager, on_want, &s);
+    world_connect(&w);
+    world_task(&w, 1, s.pages, body, 77);
+    world_resume(&w);
+    if (k) {
+        k->world = &w;
+        pthread_create(&k->thread, NULL, kill_on, k);
+    }
+    pthread_create(&s.thread, NULL, send_all, &s);
+    assert_int_equal(world_wait_done(&w).missing_bytes, 0);
+    pthread_join(s.thread, NULL);
+    world_results(&w);
+    if (k)
+        assert_true(stop_killing(k) > 0);
+    assert_true(s.wanted > 0);
+    world_remove(&w);
+}
+
+static void test_post_copy(void **state)
+{
+    (void)state;
+    post_copy(read_and_move, NULL);
+    post_copy(fuzz_memory, NULL);
+}
+
+static void test_post_copy_under_fire(void **state)
+{
+    struct killer worker = {.name = "fm-pager", .pause_us = 3000, .most = 15};
+    struct killer both = {.name = NULL, .pause_us = 5000, .most = 10};
+
+    (void)state;
+    post_copy(read_and_move, &worker);
+    post_copy(read_and_move, &both);
+}
+
+static int touch_missing(int32_t inner_pid, unsigned char *memory, uint64_t pages,
+                         uintptr_t argument)
+{
+    (void)argument;
+    return world_check_all(inner_pid, memory, pages);
+}
+
+/* What arrives before CRIU has sent the task counts as well. */
+static void test_early_arrivals(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 2000, 2);
+    world_start(&w);
+    for (uint64_t i = 0; i < 2000; i += 2) {
+        if (world_kind(i) != PAGE_DATA)
+            continue;
+        world_store_page(&w, 1, i);
+        fm_pager_arrived(w.pager, 1, WORLD_BASE + i * fm_pager_page(),
+                         WORLD_BASE + (i + 1) * fm_pager_page());
+    }
+    world_connect(&w);
+    world_task(&w, 1, 2000, touch_missing, 0);
+    world_resume(&w);
+    world_wait_done(&w);
+    world_results(&w);
+    world_remove(&w);
+}
+
+/* ---- A daemon that is gone ---- */
+
+static bool task_ends(struct world *w, uint64_t within_ms)
+{
+    uint64_t deadline = world_now_us() + within_ms * 1000;
+    int status;
+
+    while (world_now_us() < deadline) {
+        if (waitpid(w->tasks[0].pid, &status, WNOHANG) == w->tasks[0].pid)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+/* The source is lost, then the daemon: the task waits. A later daemon brings the rest. */
+static void test_daemon_lost_in_post_copy(void **state)
+{
+    struct source s = {.inner_pid = 1, .pages = 3000, .every = 5};
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    s.world = &w;
+    world_store(&w, 1, s.pages, s.every);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, s.pages, touch_missing, 0);
+    world_resume(&w);
+    while (!status.resumed)
+        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    fm_pager_leave(w.pager);
+    kill(world_pager_pid(&w, "fm-pager"), SIGKILL); /* with no daemon there */
+    w.pager = fm_pager_find(&w.spec, &err);
+    if (!w.pager)
+        fail_msg("%s", err.text);
+    while (status.filled_bytes + status.missing_bytes < status.total_bytes)
+        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    assert_true(status.missing_bytes > 0);
+    fm_pager_set_want(w.pager, on_want, &s);
+    send_all(&s);
+    world_wait_done(&w);
+    world_results(&w);
+    assert_true(s.wanted > 0 || status.faults > 0);
+    world_remove(&w);
+}
+
+/* Ending a pager that is not done must not leave a task that reads zeroes. */
+static void test_end_kills(void **state)
+{
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 1000, 2);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 1000, touch_missing, 0);
+    world_resume(&w);
+    while (!status.resumed)
+        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    fm_pager_end(w.pager);
+    w.pager = NULL;
+    assert_true(task_ends(&w, 5000));
+    world_remove(&w);
+}
+
+/* A pager that cannot be replaced says so, instead of trying for ever. */
+static void test_store_lost(void **state)
+{
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+    struct world w;
+    char path[160];
+    int ret = 0;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 1000, 2);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 1000, touch_missing, 0);
+    world_resume(&w);
+    while (!status.resumed)
+        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    snprintf(path, sizeof(path), "%s/1.pages", w.store);
+    assert_return_code(unlink(path), errno);
+    kill(world_pager_pid(&w, "fm-pager"), SIGKILL);
+    for (int i = 0; i < 50 && ret == 0; i++)
+        ret = fm_pager_wait(w.pager, 200, &status, &err);
+    assert_true(ret < 0);
+    assert_int_equal(err.code, FM_E_FAILED);
+    assert_true(task_ends(&w, 5000));
+    world_remove(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_worker_killed),
+        cmocka_unit_test(test_keeper_killed),
+        cmocka_unit_test(test_both_killed),
+        cmocka_unit_test(test_post_copy),
+        cmocka_unit_test(test_post_copy_under_fire),
+        cmocka_unit_test(test_early_arrivals),
+        cmocka_unit_test(test_daemon_lost_in_post_copy),
+        cmocka_unit_test(test_end_kills),
+        cmocka_unit_test(test_store_lost),
+    };
+
+    cmocka_set_test_filter(getenv("FM_PAGER_TEST"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
