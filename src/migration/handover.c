@@ -245,6 +245,12 @@ static json_t *neighbours(struct fm_migration *m)
     return list ? list : json_array();
 }
 
+/* CRIU is started and about to seize the tasks. */
+static int on_freezing(void *arg, struct fm_error *err)
+{
+    return fm_precopy_last_round(arg, err);
+}
+
 /* All tasks are seized. From here on packets wait, and the images start to travel while CRIU writes
  * them. */
 static int on_frozen(void *arg, struct fm_error *err)
@@ -341,11 +347,10 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
     if (rc == 0)
         rc = fm_migration_check_cancelled(m, err);
     if (rc == 0)
-        rc = fm_precopy_last_round(m, err);
-    if (rc == 0)
         rc = fm_migration_step(m, FM_STEP_FREEZE,
                                json_pack("{s:I}", "at_us", (json_int_t)fm_realtime_us()), err);
     struct fm_dump_request request = {.timeout_ms = m->options.execution_timeout_ms,
+                                      .freezing = on_freezing,
                                       .frozen = on_frozen,
                                       .arg = m,
                                       .filter_dir = m->memory

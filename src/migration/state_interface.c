@@ -96,10 +96,25 @@ static bool fault_at(const struct fm_session_event *event)
     return fm_fault(point);
 }
 
+/* What is done while CRIU waits at an event. A list ends with one without a call. */
+struct hook {
+    enum fm_session_event_type at;
+    fm_state_hook call;
+};
+
+static int run_hook(const struct hook *hooks, enum fm_session_event_type at, void *arg,
+                    struct fm_error *err)
+{
+    for (; hooks && hooks->call; hooks++)
+        if (hooks->at == at)
+            return hooks->call(arg, err);
+    return 0;
+}
+
 /* Next event that is not answered in passing; the ones in between just go on. */
 static int await_event(struct fm_session *session, int ended_fd, uint64_t timeout_ms,
-                       enum fm_session_event_type wanted, fm_state_hook hook,
-                       enum fm_session_event_type hook_at, void *arg, struct fm_error *err)
+                       enum fm_session_event_type wanted, const struct hook *hooks, void *arg,
+                       struct fm_error *err)
 {
     for (;;) {
         struct fm_session_event event;
@@ -115,7 +130,7 @@ static int await_event(struct fm_session *session, int ended_fd, uint64_t timeou
             return fm_error_set(err, FM_E_CLOSED, "CRIU failed: %s", event.message);
         if (event.type == wanted)
             return 0;
-        if (hook && event.type == hook_at && (rc = hook(arg, err)) < 0) {
+        if ((rc = run_hook(hooks, event.type, arg, err)) < 0) {
             fm_session_answer(session, false, NULL, NULL);
             return rc;
         }
@@ -189,10 +204,13 @@ static int dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_request
                    struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
+    struct hook hooks[] = {{FM_SESSION_NETWORK_LOCK, request->frozen},
+                           {FM_SESSION_PRE_DUMP, request->freezing},
+                           {FM_SESSION_OTHER, NULL}};
     int rc = answer_dump(dump, request, err);
     if (rc == 0)
         rc = await_event(dump->session, dump->job.pidfd, request->timeout_ms, FM_SESSION_POST_DUMP,
-                         request->frozen, FM_SESSION_NETWORK_LOCK, request->arg, err);
+                         hooks, request->arg, err);
     if (rc < 0)
         return explain(runtime, &dump->job, err);
     dump->waiting = true;
@@ -341,7 +359,7 @@ static int restore_warm(void *ctx, struct fm_restore *restore,
     int rc = answer_restore(restore, request, true, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS, FM_SESSION_HELD,
-                         NULL, FM_SESSION_OTHER, NULL, err);
+                         NULL, NULL, err);
     restore->warm = rc == 0;
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
@@ -356,7 +374,7 @@ static int restore_go(void *ctx, struct fm_restore *restore,
                            : answer_restore(restore, request, false, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, request->timeout_ms,
-                         FM_SESSION_POST_RESTORE, NULL, FM_SESSION_OTHER, NULL, err);
+                         FM_SESSION_POST_RESTORE, NULL, NULL, err);
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
 
@@ -381,7 +399,7 @@ static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
     int rc = fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
         rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, NULL,
-                         FM_SESSION_OTHER, NULL, err);
+                         NULL, err);
     if (rc == 0)
         fm_session_answer(restore->session, true, NULL, NULL);
     return rc == 0 || has_processes(runtime, restore->id) ? 0 : rc;
@@ -398,7 +416,7 @@ static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook r
                  : fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
         rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL,
-                         FM_SESSION_OTHER, NULL, err);
+                         NULL, err);
     if (rc < 0)
         return explain(runtime, &restore->job, err);
     if (runtime->ops->remember && runtime->ops->remember(runtime->ctx, restore->id, &why) < 0)

@@ -30,6 +30,7 @@ typedef int (*fm_state_hook)(void *arg, struct fm_error *err);
 
 struct fm_dump_request {
     uint64_t timeout_ms;
+    fm_state_hook freezing; /* called when CRIU is about to seize the tasks; NULL: nothing */
     fm_state_hook frozen; /* called when all tasks are seized (network-lock), before CRIU reads */
     void *arg;            /* their memory maps: the filter's files are written here */
     const char *filter_dir; /* <host pid>.hide, <host pid>.smaps; NULL: CRIU saves all memory */

@@ -1,6 +1,7 @@
 #include "state/direct_io.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,18 +23,19 @@ bool fm_direct_io_is_asynchronous(const struct fm_memory_map *map)
     return false;
 }
 
-/* "flags:\t0140002", in octal. */
+/* "flags:\t0140002", in octal. In doubt, yes. */
 static bool is_direct(pid_t pid, const char *number)
 {
     char path[64];
     fm_autofree char *text = NULL;
+    struct fm_error err = {0};
     const char *flags;
 
     snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.16s", (int)pid, number);
-    if (fm_file_read(path, 1u << 20, &text, NULL, NULL) < 0)
-        return false;
+    if (fm_file_read(path, 1u << 20, &text, NULL, &err) < 0)
+        return err.code != FM_E_NOT_FOUND;
     flags = strstr(text, "flags:");
-    return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_DIRECT);
+    return !flags || (strtoul(flags + strlen("flags:"), NULL, 8) & O_DIRECT);
 }
 
 static bool has_direct_files(pid_t pid)
@@ -42,7 +44,9 @@ static bool has_direct_files(pid_t pid)
 
     snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
     fm_autoclosedir DIR *dir = opendir(path);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
+    if (!dir)
+        return errno != ENOENT;
+    for (struct dirent *e; (e = readdir(dir));) {
         struct stat st;
 
         if (e->d_name[0] != '.' && fstatat(dirfd(dir), e->d_name, &st, 0) == 0 &&

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/text.h"
 #include "state/memory_map.h"
 #include "state/thread_stop.h"
 
@@ -72,7 +73,7 @@ struct rseq_section {
 static void abort_sequence(struct subject *s)
 {
     struct rseq_configuration rseq = {0};
-    struct rseq_section section;
+    struct rseq_section section = {0};
     uint64_t address = 0, *ip = fm_arch_ip(&s->before);
 
     if (ptrace(GET_RSEQ_CONFIGURATION, s->tid, sizeof(rseq), &rseq) < 0 || !rseq.address ||
@@ -244,22 +245,24 @@ static int call(struct subject *s, const struct fm_call *call, long *result, str
 
 #define SEARCH_STEP (256u << 10)
 
+/* 0: there is none. */
 static uint64_t find_syscall_in(pid_t pid, uint64_t start, uint64_t end)
 {
-    fm_autofree uint8_t *code = malloc(SEARCH_STEP);
+    fm_autofree uint8_t *code = fm_xmalloc(SEARCH_STEP);
+    uint64_t found = 0;
 
-    for (uint64_t at = start; code && at < end; at += SEARCH_STEP) {
+    for (uint64_t at = start; at < end && !found; at += SEARCH_STEP) {
         size_t len = end - at < SEARCH_STEP ? end - at : SEARCH_STEP;
         size_t last = len - sizeof(fm_arch_syscall);
 
         if (!read_memory(pid, at, code, len))
-            return 0;
-        for (size_t i = 0; i <= last; i += FM_ARCH_SYSCALL_ALIGN) {
+            break;
+        for (size_t i = 0; i <= last && !found; i += FM_ARCH_SYSCALL_ALIGN) {
             if (memcmp(code + i, fm_arch_syscall, sizeof(fm_arch_syscall)) == 0)
-                return at + i;
+                found = at + i;
         }
     }
-    return 0;
+    return found;
 }
 
 static bool is_vdso(const struct fm_mapping *m)

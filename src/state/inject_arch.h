@@ -123,7 +123,43 @@ static inline long fm_arch_result(const fm_arch_regs *r)
 }
 
 #else
-#error "no injection for this processor yet"
+
+/* Another processor: refused. */
+typedef struct user_regs_struct fm_arch_regs;
+static const uint8_t fm_arch_syscall[] = {0};
+#define FM_ARCH_SYSCALL_ALIGN 1
+
+static inline uint64_t *fm_arch_ip(fm_arch_regs *r)
+{
+    return (uint64_t *)(void *)r;
+}
+
+static inline const char *fm_arch_refuses(const fm_arch_regs *r, size_t len)
+{
+    (void)r;
+    (void)len;
+    return "runs on a processor whose registers are not known here";
+}
+
+static inline bool fm_arch_hide_stop(fm_arch_regs *r)
+{
+    (void)r;
+    return false;
+}
+
+static inline void fm_arch_set_call(fm_arch_regs *r, uint64_t ip, const struct fm_call *call)
+{
+    (void)r;
+    (void)ip;
+    (void)call;
+}
+
+static inline long fm_arch_result(const fm_arch_regs *r)
+{
+    (void)r;
+    return -ENOSYS;
+}
+
 #endif
 
 #endif

@@ -41,7 +41,7 @@ static void grow(struct fm_page_map *m)
 {
     struct fm_page_map larger = {.slot_count = m->slot_count ? m->slot_count * 2 : 16};
 
-    larger.slots = fm_xcalloc(larger.slot_count, sizeof(*larger.slots));
+    larger.slots = fm_xcalloc(larger.slot_count, sizeof(void *));
     larger.chunk_count = m->chunk_count;
     for (size_t i = 0; i < m->slot_count; i++)
         if (m->slots[i])

@@ -69,8 +69,8 @@ void fm_page_sender_want(struct fm_page_wanted_list *list, struct fm_page_wanted
 struct fm_page_lane *fm_page_sender_lane(struct fm_page_sender *s, pid_t inner_pid,
                                          uint64_t address);
 
-/* The threads of a lane. */
-void *fm_page_lane_send(void *lane);
-void *fm_page_lane_listen(void *lane);
+/* The threads of a lane, which is their argument. */
+void *fm_page_lane_send(void *arg);
+void *fm_page_lane_listen(void *arg);
 
 #endif

@@ -66,9 +66,11 @@ static void hang_up(struct fm_pager_worker *w)
     int fd = w->state->lazy;
 
     epoll_ctl(w->epoll, EPOLL_CTL_DEL, fd, NULL);
+    shutdown(fd, SHUT_RDWR); /* the daemon has a duplicate */
     w->state->lazy = -1;
     w->state->lazy_pid = w->state->lazy_number = 0;
     fm_cleanup_close(&fd);
+    fm_pager_link_lazy(w);
 }
 
 static void refuse(struct fm_pager_worker *w, const char *what, int number)
@@ -152,5 +154,6 @@ void fm_pager_criu_accept(struct fm_pager_worker *w)
     fm_pager_tasks_drop_all(w);
     w->state->lazy = fd;
     fm_pager_watch(w, fd, FM_PAGER_ON_LAZY, 0);
+    fm_pager_link_lazy(w);
     fm_pager_criu_read(w);
 }

@@ -90,6 +90,13 @@ bool fm_pager_link_release(struct fm_pager_worker *w, struct fm_pager_task *t)
     return !t->slot->held; /* hanging up makes it so */
 }
 
+void fm_pager_link_lazy(struct fm_pager_worker *w)
+{
+    struct fm_pager_message m = {.kind = FM_PAGER_HOLD, .what = FM_PAGER_HELD_LAZY};
+
+    tell(w, &m, &w->state->lazy, w->state->lazy >= 0 ? 1 : 0);
+}
+
 void fm_pager_link_introduce(struct fm_pager_worker *w)
 {
     struct fm_pager_message m = {.kind = FM_PAGER_HOLD, .what = FM_PAGER_HELD_STATE};
@@ -97,9 +104,7 @@ void fm_pager_link_introduce(struct fm_pager_worker *w)
     tell(w, &m, &w->maps.fd, 1);
     m.what = FM_PAGER_HELD_LISTEN;
     tell(w, &m, &w->state->lazy_listen, 1);
-    m.what = FM_PAGER_HELD_LAZY;
-    if (w->state->lazy >= 0)
-        tell(w, &m, &w->state->lazy, 1);
+    fm_pager_link_lazy(w);
     fm_pager_link_announce(w);
     fm_pager_link_status(w, true);
     m.kind = FM_PAGER_READY;

@@ -160,13 +160,17 @@ static int adopt(struct fm_pager_worker *w, const struct fm_pager_message *m, in
     return 0;
 }
 
-/* Every task must have got its userfaultfd back. */
+/* Every task must have got its userfaultfd back, unless it was released already. */
 static int check_adopted(struct fm_pager_worker *w)
 {
     for (uint32_t i = 0; i < w->state->slots; i++) {
         const struct fm_pager_slot *slot = fm_pager_slot(&w->maps, i);
 
-        if (slot->kind == FM_PAGER_SLOT_TASK && slot->fd < 0) {
+        if (slot->kind != FM_PAGER_SLOT_TASK || slot->fd >= 0)
+            continue;
+        if (slot->ended) {
+            fm_pager_slot_release(&w->maps, i);
+        } else {
             fm_pager_say("process %d: its userfaultfd was lost", slot->inner_pid);
             return -1;
         }
@@ -185,6 +189,8 @@ static int take_over(struct fm_pager_worker *w, int daemon_fd)
             return fail("the daemon gave up", ret < 0 ? -ret : ECONNRESET);
         if (m.kind == FM_PAGER_BEGIN)
             return w->state ? check_adopted(w) : -1;
+        if (m.kind == FM_PAGER_ARRIVED)
+            continue; /* its bits are in the state, which we read later */
         if (m.kind == FM_PAGER_GIVE && !w->state && m.what == FM_PAGER_HELD_STATE)
             ret = adopt_state(w, fds[0], daemon_fd);
         else

@@ -240,6 +240,7 @@ void fm_pager_tasks_reap(struct fm_pager_worker *w)
         struct fm_pager_task *t = w->tasks[i];
 
         t->ending = w->state->resumed && (t->slot->ended || t->gone);
+        t->slot->ended = t->ending;
         if (t->ending && fm_pager_link_release(w, t))
             drop(w, t);
         else
@@ -341,7 +342,7 @@ void fm_pager_task_read(struct fm_pager_worker *w, struct fm_pager_task *t)
     for (int i = 0; i < MESSAGES_AT_ONCE && !w->lost; i++) {
         ssize_t n;
 
-        state->message.event = 0;
+        state->message = (struct uffd_msg){0};
         state->event_slot = t->number;
         state->event++;
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -359,7 +360,7 @@ void fm_pager_task_read(struct fm_pager_worker *w, struct fm_pager_task *t)
         else
             apply(w, t, &state->message);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
-        state->message.event = 0;
+        state->message = (struct uffd_msg){0};
     }
 }
 
@@ -372,7 +373,7 @@ static void finish_event(struct fm_pager_worker *w)
 
     if (t && w->state->message.event)
         apply(w, t, &w->state->message);
-    w->state->message.event = 0;
+    w->state->message = (struct uffd_msg){0};
 }
 
 int fm_pager_tasks_resume(struct fm_pager_worker *w)

@@ -119,7 +119,8 @@ void fm_pager_criu_resume(struct fm_pager_worker *w, int orphan);
 void fm_pager_link_accept(struct fm_pager_worker *w);
 void fm_pager_link_read(struct fm_pager_worker *w);
 void fm_pager_link_introduce(struct fm_pager_worker *w); /* all that the daemon is to hold */
-void fm_pager_link_announce(struct fm_pager_worker *w);  /* tasks that it does not hold yet */
+void fm_pager_link_lazy(struct fm_pager_worker *w); /* CRIU's connection, or that it is closed */
+void fm_pager_link_announce(struct fm_pager_worker *w); /* tasks that it does not hold yet */
 void fm_pager_link_want(struct fm_pager_worker *w, int32_t inner_pid, uint64_t source);
 void fm_pager_link_status(struct fm_pager_worker *w, bool at_once);
 /* Asks the daemon to close its duplicates; true when it has none (any more). */

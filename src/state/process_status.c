@@ -62,6 +62,8 @@ int fm_process_status_read(pid_t pid, struct fm_process_status *status, struct f
     if ((value = value_of(text, "\nNSpid:")))
         status->inner_pid = last_number(value);
     status->has_memory = value_of(text, "\nVmSize:") != NULL;
+    if ((value = value_of(text, "\nTgid:")))
+        status->is_thread = strtol(value, NULL, 10) != pid;
     if ((value = value_of(text, "\nThreads:")))
         status->threads = (unsigned)strtoul(value, NULL, 10);
     if ((value = value_of(text, "\nVmLck:")))

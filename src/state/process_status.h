@@ -11,6 +11,7 @@
 struct fm_process_status {
     pid_t inner_pid; /* in its innermost pid namespace */
     bool has_memory; /* false: a zombie, or its first thread has ended */
+    bool is_thread;  /* not a process's first one */
     unsigned threads;
     uint64_t locked_bytes; /* by mlock and its like */
 };

@@ -171,7 +171,7 @@ static int stop_all(struct stopped *s)
 static void resume_all(struct stopped *s)
 {
     for (size_t i = 0; i < s->count; i++) {
-        fm_arch_regs regs;
+        fm_arch_regs regs = {0};
         size_t len = 0;
 
         if (fm_thread_get_registers(s->tids[i], &regs, &len) == 0 && !fm_arch_refuses(&regs, len) &&

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "state/direct_io.h"
@@ -94,19 +95,24 @@ static struct fm_tracked *add(struct fm_tracker *t, pid_t pid, uint64_t start_ti
     p->pid = pid;
     p->start_time = start_time;
     p->uffd = p->number = -1;
-    t->items = fm_xrealloc(t->items, (t->count + 1) * sizeof(*t->items));
+    t->items = fm_xrealloc(t->items, (t->count + 1) * sizeof(void *));
     return t->items[t->count++] = p;
 }
 
 int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found, struct fm_error *err)
 {
     struct fm_tracked *p = fm_tracker_find(t, pid);
-    uint64_t start_time;
+    struct fm_process_status status = {0};
+    uint64_t start_time = 0;
     int rc = fm_process_status_start(pid, &start_time, err);
 
     *found = NULL;
+    if (rc == 0 && !p)
+        rc = fm_process_status_read(pid, &status, err);
+    if (rc == -FM_E_NOT_FOUND || status.is_thread)
+        return 0;
     if (rc < 0)
-        return rc == -FM_E_NOT_FOUND ? 0 : rc;
+        return rc;
     /* Another process may have the pid of one that ended. */
     if (p && p->start_time != start_time) {
         detach(t, p);
@@ -217,11 +223,10 @@ int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode)
 
 static void attach(struct fm_tracker *t, struct fm_tracked *p)
 {
-    struct fm_error err = {0};
-
-    p->attached = t->backend->attach(p, &err) == 0;
+    p->attached = t->backend->attach(p, &t->refusal) == 0;
     if (!p->attached)
-        fm_debug(FM_STATE_SYNCHRONIZER, "Process %d is not tracked: %s.", (int)p->pid, err.text);
+        fm_debug(FM_STATE_SYNCHRONIZER, "Process %d is not tracked: %s.", (int)p->pid,
+                 t->refusal.text);
 }
 
 /* -ESTALE: nothing that was attached is this process's any more. */
@@ -330,6 +335,8 @@ static int answer_one(struct fm_tracker *t, struct fm_tracked *p, bool frozen,
     int rc;
 
     *answer = (struct fm_process_memory){0};
+    if (fm_fault(frozen ? "tracker.final" : "tracker.round"))
+        return fm_error_set(err, FM_E_IO, "fault injected");
     if (sharer) {
         rc = fm_process_status_read(p->pid, &status, err);
         answer->pid = p->pid;

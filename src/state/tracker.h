@@ -26,19 +26,26 @@ int fm_tracker_probe(enum fm_tracker_kind kind, struct fm_error *err);
  * the first works. */
 enum fm_tracker_kind fm_tracker_best(char *why, size_t len);
 
+/* One caller at a time; from any thread. */
 struct fm_tracker;
 struct fm_tracker *fm_tracker_open(enum fm_tracker_kind kind, struct fm_error *err);
-/* Stops tracking; the processes, if they still live, run as before. NULL is fine. */
+/* Stops tracking; the processes, if they still live, run as before. While the kernel takes the
+ * protection off a living one (some 50 ms/GiB), its page faults may wait: not within a freeze. NULL
+ * is fine. */
 void fm_tracker_close(struct fm_tracker *t);
 
 /* One round over the processes that are there now (host pids, threads' pids are ignored): what they
  * have written since the last round; everything of a process that is new, has executed another
- * program, or cannot be tracked. From here on their writes count for the next round. A process that
- * ends meanwhile is left out. `present` is filled as well. */
+ * program, or cannot be tracked (FM_TRACKER_NONE; traced by somebody else; a seccomp filter that
+ * cannot be suspended; asynchronous reads by io_setup; within vfork just now). From here on their
+ * writes count for the next round. A process that ends meanwhile is left out, as is a zombie.
+ * `present` is filled as well. After an error the next round tells everything. */
 int fm_tracker_round(struct fm_tracker *t, const pid_t *pids, size_t count,
                      struct fm_memory_scan *scan, struct fm_error *err);
 /* The same once all of them stand still (seized by CRIU): injects nothing, protects nothing, and
- * every process must be readable. Fast: it lies in the freeze. */
+ * every process must be readable. Fast: it lies in the freeze. `mapped` is exact here (in a round
+ * it may hold what CRIU moves itself), and what the page filter must hide. Before CRIU touches the
+ * processes, so before its query-ext-files is answered. */
 int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
                      struct fm_memory_scan *scan, struct fm_error *err);
 
@@ -46,15 +53,16 @@ int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
  * /proc/PID/smaps while they run (it walks every page: 7 ms/GiB)... */
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err);
-/* ...and writes for each process of a final scan <dir>/<host pid>.smaps (the copy, when
- * /proc/PID/maps and the locked amount have not changed since, else a fresh one) and
+/* ...and writes for each process of a final scan <dir>/<host pid>.smaps (the lines of maps with
+ * VmFlags only; from the copy, when the locked amount has not changed and every line is the same or
+ * of anonymous memory that grew, else from a fresh one, which the final scan took) and
  * <dir>/<host pid>.hide (binary: the ranges of `mapped`, as pairs of little-endian u64), which the
  * page filter serves to CRIU. `mapped` of the scan must be the one that was hidden. */
 int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
                             const char *dir, struct fm_error *err);
-/* Afterwards, still frozen: reads smaps again and fails when the flags of a mapping differ from what
- * CRIU was shown (madvise leaves no trace in maps). To be called beside the restore, before the
- * decision. */
+/* Afterwards, still frozen: reads smaps again and fails when the flags of a mapping differ from
+ * what CRIU was shown (madvise leaves no trace in maps). To be called beside the restore, before
+ * the decision. */
 int fm_tracker_verify_maps(struct fm_tracker *t, const struct fm_memory_scan *scan,
                            struct fm_error *err);
 

@@ -55,8 +55,9 @@ struct fm_tracker {
     struct fm_tracked **items;
     size_t count;
     unsigned round;
+    struct fm_error refusal; /* why the last process that is not tracked is not */
 };
-/* Knows it from here on, or again; *found is NULL when it has ended. */
+/* Knows it from here on, or again; *found is NULL when it has ended or is a thread. */
 int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found,
                    struct fm_error *err);
 /* NULL: unknown. */

@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "state/tracker_backend.h"
 
 #define PAGES 16
 
@@ -118,8 +119,12 @@ static int try_on(struct fm_tracker *t, const struct guinea_pig *g, struct fm_er
 
     if (right)
         return 0;
-    return err->code ? fm_error_result(err)
-                     : fm_error_set(err, FM_E_REFUSED, "the kernel does not tell written pages");
+    if (!err->code && t->refusal.code)
+        *err = t->refusal;
+    if (err->code)
+        return fm_error_result(err);
+    return fm_error_set(err, FM_E_REFUSED, "the kernel does not tell written pages (%s)",
+                        t->kind == FM_TRACKER_SOFT_DIRTY ? "CONFIG_MEM_SOFT_DIRTY" : "Linux 6.7");
 }
 
 int fm_tracker_probe(enum fm_tracker_kind kind, struct fm_error *err)

@@ -274,6 +274,42 @@ static void test_batch_bomb(void **state)
     fm_page_packer_free(p);
 }
 
+/* Packs one page whose bytes are all `byte` but the first; what its run is. */
+static enum fm_page_kind pack_one(struct fm_page_packer *p, int byte, int first)
+{
+    struct fm_page_list list = {.addresses = {BASE}, .count = 1};
+    struct fm_page_decoder *d = fm_page_decoder_new();
+    struct fm_page_packed packed;
+    struct fm_page_batch batch;
+    enum fm_page_kind kind;
+
+    memset(fm_page_packer_room(p), byte, fm_page_size());
+    fm_page_packer_room(p)[0] = (uint8_t)first;
+    fm_page_packer_pack(p, 1, &list, &packed);
+    assert_int_equal(fm_page_batch_decode(d, packed.payload, packed.len, &batch, NULL), 0);
+    assert_int_equal(batch.count, 1);
+    kind = batch.runs[0].kind;
+    fm_page_decoder_free(d);
+    return kind;
+}
+
+/* A delta is always from what the other side has: after zeroes, that is not the old content. */
+static void test_packer_kinds(void **state)
+{
+    struct fm_page_packer *p = fm_page_packer_new(FM_COMPRESS_NONE, 1u << 20);
+
+    (void)state;
+    assert_int_equal(pack_one(p, 'a', 1), FM_PAGE_RAW);
+    assert_int_equal(pack_one(p, 'a', 2), FM_PAGE_DELTA);
+    assert_int_equal(pack_one(p, 'b', 2), FM_PAGE_RAW); /* too much has changed */
+    assert_int_equal(pack_one(p, 'b', 3), FM_PAGE_DELTA);
+    assert_int_equal(pack_one(p, 0, 0), FM_PAGE_ZERO);
+    assert_int_equal(pack_one(p, 'b', 3), FM_PAGE_RAW);
+    assert_int_equal(pack_one(p, 0, 1), FM_PAGE_RAW);
+    assert_int_equal(pack_one(p, 0, 2), FM_PAGE_DELTA);
+    fm_page_packer_free(p);
+}
+
 /* ---- Set of pages ---- */
 
 static void test_map(void **state)
@@ -414,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_batch_rejects),
         cmocka_unit_test(test_batch_truncated),
         cmocka_unit_test(test_batch_bomb),
+        cmocka_unit_test(test_packer_kinds),
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_cache),
         cmocka_unit_test(test_queue_order),

@@ -6,175 +6,7 @@
 
 #include <cmocka.h>
 
-#include <pthread.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
-#include "base/cleanup.h"
-#include "base/clock.h"
-#include "base/fault.h"
-#include "state/page_stream.h"
-#include "wire_pair.h"
-
-#define LANES 2
-#define INNER_PID 7
-#define WAIT_MS 20000u
-
-/* A tmpfs: offsets in its files are addresses. */
-#define STORE "/dev/shm/fm-test-stream.XXXXXX"
-
-static char store_dir[sizeof(STORE)];
-static struct wire_pair pair; /* its identities serve all tests */
-
-/* One receiving thread of the destination. */
-struct hearer {
-    pthread_t thread;
-    struct fm_connection *connection;
-    struct fm_page_receiver *receiver;
-    struct fm_error err;
-};
-
-/* Both ends of a stream, and the process whose pages go. */
-struct world {
-    struct fm_page_sender *sender;
-    struct fm_page_receiver *receiver;
-    struct fm_page_store *store;
-    struct hearer hearers[LANES];
-    uint8_t *memory; /* the same in the child: it was forked after */
-    size_t size;
-    pid_t pid;
-    int to_child[2], to_parent[2];
-};
-
-static void *hear(void *arg)
-{
-    struct hearer *h = arg;
-    struct fm_frame frame;
-
-    while (fm_connection_recv(h->connection, &frame, &h->err) == 0 &&
-           fm_page_receive(h->receiver, h->connection, &frame, &h->err) == 0)
-        continue;
-    if (h->err.code != FM_E_CLOSED) {
-        fm_connection_send_error(h->connection, FM_FRAME_ERROR, &h->err, NULL);
-        fm_connection_drain(h->connection, 1000);
-    }
-    return NULL;
-}
-
-/* Does in the child what a test says. */
-typedef void (*deed)(uint8_t *memory, size_t size);
-
-static void start_child(struct world *w, deed first, deed second)
-{
-    char byte;
-
-    assert_int_equal(pipe(w->to_child), 0);
-    assert_int_equal(pipe(w->to_parent), 0);
-    w->pid = fork();
-    assert_true(w->pid >= 0);
-    if (w->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        first(w->memory, w->size);
-        if (write(w->to_parent[1], "x", 1) == 1 && read(w->to_child[0], &byte, 1) == 1 && second)
-            second(w->memory, w->size);
-        if (write(w->to_parent[1], "x", 1) == 1)
-            pause();
-        _exit(0);
-    }
-    assert_int_equal(read(w->to_parent[0], &byte, 1), 1);
-}
-
-static void go_on(struct world *w)
-{
-    char byte;
-
-    assert_int_equal(write(w->to_child[1], "x", 1), 1);
-    assert_int_equal(read(w->to_parent[0], &byte, 1), 1);
-}
-
-static void open_stream(struct world *w, uint64_t max_bytes,
-                        const struct fm_page_sender_options *options, fm_pages_arrived arrived,
-                        void *ctx)
-{
-    struct fm_connection *connections[LANES];
-    struct fm_error err = {0};
-
-    snprintf(store_dir, sizeof(store_dir), "%s", STORE);
-    assert_non_null(mkdtemp(store_dir));
-    w->store = fm_page_store_open(store_dir, max_bytes, &err);
-    assert_non_null(w->store);
-    w->receiver = fm_page_receiver_open(w->store, arrived, ctx);
-    for (int i = 0; i < LANES; i++) {
-        assert_int_equal(wire_pair_connect(&pair), 0);
-        connections[i] = FM_MOVE(pair.a);
-        w->hearers[i] = (struct hearer){.connection = FM_MOVE(pair.b), .receiver = w->receiver};
-        assert_int_equal(pthread_create(&w->hearers[i].thread, NULL, hear, &w->hearers[i]), 0);
-    }
-    w->sender = fm_page_sender_open(connections, LANES, options, &err);
-    assert_non_null(w->sender);
-}
-
-static void open_world(struct world *w, size_t pages, deed first, deed second,
-                       const struct fm_page_sender_options *options)
-{
-    *w = (struct world){.size = pages * fm_page_size()};
-    w->memory = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(w->memory != MAP_FAILED);
-    start_child(w, first, second);
-    open_stream(w, UINT64_C(1) << 30, options, NULL, NULL);
-}
-
-static void close_stream(struct world *w)
-{
-    fm_page_sender_close(w->sender);
-    for (int i = 0; i < LANES; i++) {
-        pthread_join(w->hearers[i].thread, NULL);
-        fm_connection_close(w->hearers[i].connection);
-    }
-    fm_page_receiver_close(w->receiver);
-    fm_page_store_close(w->store);
-    fm_page_store_remove(store_dir, NULL);
-}
-
-static void end_child(struct world *w)
-{
-    kill(w->pid, SIGKILL);
-    waitpid(w->pid, NULL, 0);
-    for (int i = 0; i < 2; i++) {
-        close(w->to_child[i]);
-        close(w->to_parent[i]);
-    }
-    munmap(w->memory, w->size);
-}
-
-static void close_world(struct world *w)
-{
-    close_stream(w);
-    end_child(w);
-}
-
-static void add_all(struct world *w, bool frozen)
-{
-    uint64_t start = (uint64_t)(uintptr_t)w->memory;
-    struct fm_ranges ranges = {0};
-    struct fm_error err = {0};
-
-    fm_ranges_append(&ranges, start, start + w->size);
-    if (fm_page_sender_add(w->sender, w->pid, INNER_PID, &ranges, frozen, &err) < 0)
-        fail_msg("%s", err.text);
-    fm_ranges_clear(&ranges);
-}
-
-static void sync_all(struct world *w)
-{
-    struct fm_error err = {0};
-
-    if (fm_page_sender_sync(w->sender, WAIT_MS, &err) < 0)
-        fail_msg("%s", err.text);
-}
+#include "page_world.h"
 
 /* The store holds what the deeds make of a memory of zeroes. */
 static void check_store(struct world *w, deed first, deed second)
@@ -353,6 +185,95 @@ static void test_rate_limit(void **state)
     ms = fm_now_ms() - begin;
     assert_in_range(ms, 250, 5000);
     close_world(&w);
+}
+
+/* ---- Many rounds ---- */
+
+/* Each time that it is told to: some words, some pages, some zeroes, some gone, anywhere. */
+static void churn(uint8_t *memory, size_t size)
+{
+    static uint64_t state = 99;
+    size_t page = fm_page_size();
+
+    for (int i = 0; i < 600; i++) {
+        uint8_t *at;
+
+        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        at = memory + (state >> 33) % (size / page) * page;
+        switch (state >> 20 & 7) {
+        case 0:
+            memset(at, 0, page);
+            break;
+        case 1:
+            madvise(at, page, MADV_DONTNEED);
+            break;
+        case 2:
+            memset(at, (int)(state >> 40), page);
+            break;
+        default:
+            memcpy(at + (state >> 24) % (page - sizeof(state)), &state, sizeof(state));
+        }
+    }
+}
+
+/* The store holds what the child's memory is now. */
+static void compare_with_child(struct world *w)
+{
+    uint8_t *expected = fm_xmalloc(w->size), *stored = fm_xmalloc(w->size);
+    struct iovec local = {expected, w->size}, remote = {w->memory, w->size};
+
+    assert_int_equal(process_vm_readv(w->pid, &local, 1, &remote, 1, 0), w->size);
+    assert_int_equal(fm_page_store_read(w->store, INNER_PID, (uint64_t)(uintptr_t)w->memory, stored,
+                                        w->size, NULL),
+                     0);
+    assert_memory_equal(stored, expected, w->size);
+    free(expected);
+    free(stored);
+}
+
+/* Some of the pages, as a tracker would give them: here by what differs from the store. */
+static void add_changed(struct world *w)
+{
+    uint8_t *now = fm_xmalloc(w->size), *stored = fm_xmalloc(w->size);
+    struct iovec local = {now, w->size}, remote = {w->memory, w->size};
+    uint64_t start = (uint64_t)(uintptr_t)w->memory, page = fm_page_size();
+    struct fm_ranges ranges = {0};
+
+    assert_int_equal(process_vm_readv(w->pid, &local, 1, &remote, 1, 0), w->size);
+    assert_int_equal(fm_page_store_read(w->store, INNER_PID, start, stored, w->size, NULL), 0);
+    for (uint64_t i = 0; i < w->size; i += page)
+        if (memcmp(now + i, stored + i, page) != 0 || i / page % 50 == 0)
+            fm_ranges_append(&ranges, start + i, start + i + page);
+    assert_int_equal(fm_page_sender_add(w->sender, w->pid, INNER_PID, &ranges, false, NULL), 0);
+    fm_ranges_clear(&ranges);
+    free(now);
+    free(stored);
+}
+
+static void test_many_rounds(void **state)
+{
+    static const uint64_t caches[] = {0, 256u << 10, 64u << 20};
+    static const enum fm_compression compressions[] = {FM_COMPRESS_NONE, FM_COMPRESS_ZSTD,
+                                                       FM_COMPRESS_AUTO};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        const struct fm_page_sender_options options = {.compression = compressions[i],
+                                                       .delta_cache_bytes = caches[i]};
+        struct world w;
+
+        open_world(&w, 3000, fill, churn, &options);
+        add_all(&w, false);
+        for (int round = 0; round < 8; round++) {
+            sync_all(&w);
+            compare_with_child(&w);
+            go_on(&w);
+            add_changed(&w);
+        }
+        sync_all(&w);
+        compare_with_child(&w);
+        close_world(&w);
+    }
 }
 
 /* ---- Memory that is hard to read ---- */
@@ -573,22 +494,6 @@ static void test_serve(void **state)
     close_world(&w);
 }
 
-static int open_pair(void **state)
-{
-    (void)state;
-    if (wire_pair_open(&pair) < 0)
-        return -1;
-    wire_pair_disconnect(&pair);
-    return 0;
-}
-
-static int close_pair(void **state)
-{
-    (void)state;
-    wire_pair_close(&pair);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -596,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_deltas),
         cmocka_unit_test(test_small_cache),
         cmocka_unit_test(test_zstd),
+        cmocka_unit_test(test_many_rounds),
         cmocka_unit_test(test_auto_compresses_on_slow_link),
         cmocka_unit_test(test_rate_limit),
         cmocka_unit_test(test_unreadable_pages),

@@ -1,6 +1,10 @@
 /* Tracker: what it tells of a process that writes and maps memory. */
 #include "tracked_child.h"
 
+#include <sys/resource.h>
+
+#include "base/fault.h"
+
 /* ---- what works here ---- */
 
 static void pagemap_scan_works_and_is_the_best(void **state)
@@ -116,36 +120,28 @@ static void without_a_tracker_everything_is_dirty(void **state)
     child_end(&c);
 }
 
-/* A scan whose answer got lost must not make a later one smaller. */
+/* What was protected in a scan whose answer got lost is told again. */
 static void a_failed_round_is_followed_by_everything(void **state)
 {
     struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
     struct fm_memory_scan scan = {0};
+    struct fm_error err = {0};
     struct child c, other;
-    struct rlimit {
-        unsigned long soft, hard;
-    } before, none;
 
     (void)state;
     child_start(&c, write_what_is_ordered);
     child_start(&other, write_what_is_ordered);
     await(&c, 1);
     await(&other, 1);
-    round_on(t, c.pid, &scan);
+    struct tree both = {.pids = {c.pid, other.pid}, .count = 2};
+    scan_tree(t, &both, false, &scan);
     proceed(&c, 1);
-
-    pid_t both[] = {c.pid, other.pid};
-    struct fm_error err = {0};
-    fm_autoclose int lowest = open("/dev/null", O_RDONLY);
-    assert_int_equal(syscall(SYS_getrlimit, 7, &before), 0);
-    none = before;
-    none.soft = (unsigned long)lowest + 1; /* no more descriptors */
-    assert_int_equal(syscall(SYS_setrlimit, 7, &none), 0);
     fm_memory_scan_clear(&scan);
-    int rc = fm_tracker_round(t, both, 2, &scan, &err);
-    assert_int_equal(syscall(SYS_setrlimit, 7, &before), 0);
-    assert_true(rc < 0);
-    assert_non_null(strstr(err.text, "cannot tell what the container has written"));
+    fm_fault_arm("tracker.round=fail:2");
+    assert_int_equal(fm_tracker_round(t, both.pids, 2, &scan, &err), -FM_E_IO);
+    fm_fault_arm(NULL);
+    assert_string_equal(err.text, "cannot tell what the container has written: fault injected");
+    assert_int_equal(scan.count, 0);
 
     round_on(t, c.pid, &scan);
     assert_int_equal(dirty_pages(&scan, &c), PAGES / 2);
@@ -153,6 +149,38 @@ static void a_failed_round_is_followed_by_everything(void **state)
     fm_tracker_close(t);
     child_end(&c);
     child_end(&other);
+}
+
+/* Out of descriptors is not "has ended". */
+static void a_process_that_cannot_be_looked_at_is_an_error(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    struct fm_memory_scan scan = {0};
+    struct rlimit before, none;
+    struct fm_error err = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, write_what_is_ordered);
+    await(&c, 1);
+    for (rlim_t more = 0; more < 3; more++) {
+        int lowest = dup(0), rc[2];
+
+        close(lowest);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        none = before;
+        none.rlim_cur = (rlim_t)lowest + more;
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+        rc[0] = fm_tracker_round(t, &c.pid, 1, &scan, &err);
+        fm_memory_scan_clear(&scan);
+        rc[1] = fm_tracker_final(t, &c.pid, 1, &scan, &err);
+        fm_memory_scan_clear(&scan);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        for (int i = 0; i < 2; i++)
+            assert_true(more == 2 || rc[i] < 0);
+    }
+    fm_tracker_close(t);
+    child_end(&c);
 }
 
 /* ---- which mappings ---- */
@@ -267,6 +295,67 @@ static void mappings_come_move_and_go(void **state)
     for (int end = 1; end <= 8; end++)
         follow(FM_TRACKER_PAGEMAP_SCAN, live, end);
     follow(FM_TRACKER_NONE, live, 8);
+    if (fm_tracker_probe(FM_TRACKER_SOFT_DIRTY, NULL) == 0) {
+        for (int end = 1; end <= 8; end++)
+            follow(FM_TRACKER_SOFT_DIRTY, live, end);
+    }
+}
+
+/* ---- soft-dirty ---- */
+
+static void the_probe_of_soft_dirty_is_a_round_trip(void **state)
+{
+    struct fm_error err = {0};
+
+    (void)state;
+    if (fm_tracker_probe(FM_TRACKER_SOFT_DIRTY, &err) == 0)
+        skip();
+    assert_int_equal(err.code, FM_E_REFUSED);
+    assert_non_null(strstr(err.text, "the kernel does not tell written pages"));
+}
+
+static void map_between(struct board *b)
+{
+    char *wide = mmap(NULL, 96 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    b->value[0] = (uintptr_t)wide;
+    lock_pages(wide + 64 * PAGE, 8 * PAGE, true);
+    mprotect(wide + 64 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE);
+    memset(wide + 64 * PAGE, 'l', 8 * PAGE);
+    mprotect(wide + 32 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE);
+    memset(wide + 32 * PAGE, 'a', 8 * PAGE);
+    reach(b, 1);
+    reach(b, 2);
+    lock_pages(wide + 64 * PAGE, 8 * PAGE, false);
+    reach(b, 3);
+    pause();
+}
+
+/* On a kernel without the marks, too: clearing reaches what is not told, such as locked memory. */
+static void marks_count_only_where_they_were_told(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_SOFT_DIRTY);
+    struct fm_memory_scan scan = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, map_between);
+    await(&c, 1);
+    round_on(t, c.pid, &scan);
+    assert_true(dirty_at(&scan, &c, 33));
+    assert_false(dirty_at(&scan, &c, 65)); /* locked: CRIU's */
+    proceed(&c, 1);
+    round_on(t, c.pid, &scan);
+    assert_false(dirty_at(&scan, &c, 33));
+    proceed(&c, 2);
+    round_on(t, c.pid, &scan);
+    assert_false(dirty_at(&scan, &c, 33));
+    assert_true(dirty_at(&scan, &c, 65));
+    round_on(t, c.pid, &scan);
+    assert_false(dirty_at(&scan, &c, 65));
+    fm_memory_scan_clear(&scan);
+    fm_tracker_close(t);
+    child_end(&c);
 }
 
 /* ---- direct reads ---- */
@@ -362,8 +451,11 @@ int main(void)
         cmocka_unit_test(a_round_tells_exactly_the_written_pages),
         cmocka_unit_test(without_a_tracker_everything_is_dirty),
         cmocka_unit_test(a_failed_round_is_followed_by_everything),
+        cmocka_unit_test(a_process_that_cannot_be_looked_at_is_an_error),
         cmocka_unit_test(only_private_anonymous_memory_is_moved),
         cmocka_unit_test(mappings_come_move_and_go),
+        cmocka_unit_test(the_probe_of_soft_dirty_is_a_round_trip),
+        cmocka_unit_test(marks_count_only_where_they_were_told),
         cmocka_unit_test(direct_reads_are_waited_for),
         cmocka_unit_test(asynchronous_reads_are_not_tracked),
     };

@@ -307,6 +307,8 @@ static void a_mirror_of_fuzzed_processes_is_true(void **state)
     do {
         print_message("seed %llu\n", (unsigned long long)seed);
         fuzz(FM_TRACKER_PAGEMAP_SCAN, seed, 2);
+        if (fm_tracker_probe(FM_TRACKER_SOFT_DIRTY, NULL) == 0)
+            fuzz(FM_TRACKER_SOFT_DIRTY, seed, 2);
         seed += 2;
     } while (fm_now_ms() < until);
 }

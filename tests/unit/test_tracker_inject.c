@@ -294,6 +294,7 @@ static void spin_in_a_sequence(struct board *b)
     for (;;) {
         uint64_t aborted = 0;
 
+        b->value[1]++;
         __asm__ volatile(
             "leaq 1f(%%rip), %%rax\n\t"
             "movq %%rax, 8(%[section])\n\t"
@@ -322,15 +323,24 @@ static void spin_in_a_sequence(struct board *b)
 static void a_restartable_sequence_is_aborted(void **state)
 {
     struct child c;
+    uint64_t begun;
 
     (void)state;
     child_start(&c, spin_in_a_sequence);
     await(&c, 1);
-    uint64_t before = c.board->value[0];
-    inject_often(c.pid);
-    uint64_t aborts = c.board->value[0] - before;
-    print_message("%llu aborts of %d injections\n", (unsigned long long)aborts, TIMES);
-    assert_true(aborts >= TIMES * 9 / 10);
+    begun = c.board->value[1];
+    for (int i = 0; i < TIMES; i++) {
+        uint64_t deadline = fm_now_ms() + DEADLINE_MS;
+
+        inject_once(c.pid, true);
+        while (c.board->value[1] == begun) {
+            if (fm_now_ms() > deadline)
+                fail_msg("the sequence went on half-way");
+            pause_us(50);
+        }
+        begun = c.board->value[1];
+    }
+    assert_true(c.board->value[0] >= TIMES);
     child_end(&c);
 }
 

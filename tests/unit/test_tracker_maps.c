@@ -22,6 +22,9 @@ static void change(struct board *b)
     case 'l':
         lock_pages(p, 4 * PAGE, true);
         break;
+    case 'L': /* shows in the locked amount only */
+        lock_pages(p, len, true);
+        break;
     case 'g': /* grows at both ends */
         mprotect(p - PAGE, PAGE, PROT_READ | PROT_WRITE);
         mprotect(p + len, 2 * PAGE, PROT_READ | PROT_WRITE);
@@ -143,6 +146,7 @@ static void what_is_shown_is_true(void **state)
     shown_maps_are_true_after('-', true);
     shown_maps_are_true_after('-', false);
     shown_maps_are_true_after('l', true);
+    shown_maps_are_true_after('L', true);
     shown_maps_are_true_after('g', true);
     shown_maps_are_true_after('s', true);
     shown_maps_are_true_after('n', true);

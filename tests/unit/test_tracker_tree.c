@@ -43,6 +43,7 @@ static int borrow(void *arg)
         ((volatile char *)b->value[0])[7 * PAGE]++;
         pause_us(200);
     }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     execl("/bin/sleep", "sleep", "1000", NULL);
     return 1;
 }
@@ -74,6 +75,31 @@ static void processes_that_share_memory_are_told_the_same(void **state)
         follow(FM_TRACKER_PAGEMAP_SCAN, spawn, end);
 }
 
+static void those_that_share_are_both_tracked(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, spawn);
+    proceed(&c, 1);
+    struct tree tree = tree_of(c.pid);
+    assert_int_equal(tree.count, 2);
+    for (int i = 0; i < 3; i++) {
+        fm_memory_scan_clear(&scan);
+        scan_tree(t, &tree, false, &scan);
+        assert_int_equal(scan.count, 2);
+        for (size_t p = 0; p < 2; p++) {
+            assert_true(scan.items[p].tracked);
+            assert_true(i == 0 || fm_ranges_bytes(&scan.items[p].dirty) <
+                                      fm_ranges_bytes(&scan.items[p].present) / 2);
+        }
+    }
+    fm_tracker_close(t);
+    child_end(&c);
+}
+
 static void vfork_and_wait(struct board *b)
 {
     static char *const argv[] = {"sleep", "1000", NULL};
@@ -83,6 +109,7 @@ static void vfork_and_wait(struct board *b)
         b->reached = 1;
         while (b->step < 1)
             ((volatile char *)a)[PAGE]++;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         execv("/bin/sleep", argv);
         _exit(1);
     }
@@ -128,8 +155,12 @@ static void a_program_that_executes_another_begins_anew(void **state)
     round_on(t, c.pid, &scan);
     assert_int_equal(scan.dirty_bytes, scan.present_bytes);
     mirror_copy(&m, &scan, false);
-    for (int i = 0; i < 5; i++)
-        round_of(t, c.pid, &m);
+    for (uint64_t deadline = fm_now_ms() + DEADLINE_MS;
+         scan.dirty_bytes >= scan.present_bytes / 2;) {
+        round_on(t, c.pid, &scan);
+        mirror_copy(&m, &scan, false);
+        assert_true(fm_now_ms() < deadline); /* it is tracked again by and by */
+    }
     final_of(t, c.pid, &m);
     mirror_clear(&m);
     fm_tracker_close(t);
@@ -156,6 +187,30 @@ static void write_from_threads(struct board *b)
         pthread_create(&thread, NULL, write_on, a + i * 64 * PAGE);
     reach(b, 1);
     pause();
+}
+
+static void a_thread_is_not_a_process(void **state)
+{
+    struct fm_tracker *t = open_tracker(FM_TRACKER_PAGEMAP_SCAN);
+    fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct tree all = {0};
+    struct child c;
+
+    (void)state;
+    child_start(&c, write_from_threads);
+    await(&c, 1);
+    fm_autofree char *path = fm_strf("/proc/%d/task", (int)c.pid);
+    fm_autoclosedir DIR *dir = opendir(path);
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (e->d_name[0] != '.')
+            all.pids[all.count++] = (pid_t)atoi(e->d_name);
+    }
+    assert_true(all.count > 1);
+    scan_tree(t, &all, false, &scan);
+    assert_int_equal(scan.count, 1);
+    assert_int_equal(scan.items[0].pid, c.pid);
+    fm_tracker_close(t);
+    child_end(&c);
 }
 
 static void threads_write_during_rounds(void **state)
@@ -238,8 +293,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_forked_child_is_found_and_tracked),
         cmocka_unit_test(processes_that_share_memory_are_told_the_same),
+        cmocka_unit_test(those_that_share_are_both_tracked),
         cmocka_unit_test(a_vfork_is_waited_out),
         cmocka_unit_test(a_program_that_executes_another_begins_anew),
+        cmocka_unit_test(a_thread_is_not_a_process),
         cmocka_unit_test(threads_write_during_rounds),
         cmocka_unit_test(a_process_is_named_as_in_its_pid_namespace),
         cmocka_unit_test(processes_that_ended_are_left_out),

@@ -47,9 +47,12 @@ static int state_dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_r
 
     if (!world_enter(&p, "state.dump_go"))
         return world_fail(&p, err);
+    int rc = request->freezing ? request->freezing(request->arg, err) : 0;
+    if (rc < 0)
+        return world_leave(&p, rc, err);
     c->seized = true;
     world_check();
-    int rc = request->frozen(request->arg, err);
+    rc = request->frozen(request->arg, err);
     if (rc == 0) {
         struct images *im = images_at(h, dump->dir, true);
         im->complete = true;
