@@ -41,6 +41,8 @@ struct interposer {
     int criu_pidfd;
     int hold_fd; /* our end towards a CRIU that is held, -1 otherwise */
     int unread;  /* answers of the runtime that nobody has waited for yet */
+    const json_t *events; /* that the daemon wants to hear of; NULL: all */
+    bool runtime_hooks;   /* run by the runtime at setup-namespaces */
     bool dump;
     bool released; /* behind post-restore: the tasks will run, whoever dies */
     bool refused;  /* somebody went away or said no: every further step is refused */
@@ -283,7 +285,7 @@ enum manner {
 /* What runc does: hooks of the configuration at setup-namespaces; its record of the container at
  * post-restore, which goes again when the restore is undone; its record of the checkpoint at
  * post-dump. */
-static enum manner manner_of(const char *script)
+static enum manner manner_of(const struct interposer *ip, const char *script)
 {
     static const char *const aside[] = {"network-lock",          "query-ext-files", "pre-restore",
                                         "post-setup-namespaces", "network-unlock",  "pre-resume",
@@ -291,22 +293,52 @@ static enum manner manner_of(const char *script)
     for (size_t i = 0; i < sizeof(aside) / sizeof(*aside); i++)
         if (strcmp(script, aside[i]) == 0)
             return ASIDE;
+    if (strcmp(script, "setup-namespaces") == 0 && !ip->runtime_hooks)
+        return ASIDE;
     return strcmp(script, "post-restore") == 0 ? BESIDE : BEHIND;
 }
 
-/* The daemon's answer, NULL when it or the runtime says no. */
-static json_t *settle_notification(struct interposer *ip, const char *script,
-                                   const uint8_t *message, size_t len)
+static bool is_wanted(const struct interposer *ip, const char *script)
 {
+    size_t i;
+    json_t *item;
+    json_array_foreach(ip->events, i, item)
+    {
+        if (strcmp(json_string_value(item), script) == 0)
+            return true;
+    }
+    return ip->events == NULL;
+}
+
+/* What the daemon need not hear of goes on as long as it and the runtime are there. */
+static bool is_watched(const struct interposer *ip)
+{
+    struct pollfd fds[2] = {{.fd = ip->daemon_fd, .events = POLLRDHUP},
+                            {.fd = ip->released ? -1 : ip->runtime_fd, .events = POLLRDHUP}};
+    return !ip->refused && poll(fds, 2, 0) == 0;
+}
+
+static bool daemon_agrees(struct interposer *ip, const char *script)
+{
+    if (!is_wanted(ip, script))
+        return is_watched(ip);
     json_auto_t *event = json_pack("{s:s}", "event", script);
-    enum manner manner = manner_of(script);
-    bool told = manner != BEHIND ? tell_runtime(ip, message, len) : true;
     json_auto_t *answer = ask_daemon(ip, event);
+    return answer != NULL;
+}
+
+/* False when the daemon or the runtime says no. */
+static bool settle_notification(struct interposer *ip, const char *script, const uint8_t *message,
+                                size_t len)
+{
+    enum manner manner = manner_of(ip, script);
+    bool told = manner == BEHIND || tell_runtime(ip, message, len);
+    bool go = daemon_agrees(ip, script);
     if (manner == BEHIND)
-        told = answer && tell_runtime(ip, message, len);
+        told = go && tell_runtime(ip, message, len);
     bool agreed = told && (manner == ASIDE || runtime_agreed(ip));
     /* Behind post-restore CRIU cannot go back, and the daemon still has to switch the network. */
-    return answer && (agreed || ip->released) ? json_incref(answer) : NULL;
+    return go && (agreed || ip->released);
 }
 
 static int handle_notification(struct interposer *ip, const FmRpc__Response *response,
@@ -314,8 +346,7 @@ static int handle_notification(struct interposer *ip, const FmRpc__Response *res
 {
     const char *script =
         response->notify && response->notify->script ? response->notify->script : "other";
-    json_auto_t *answer = settle_notification(ip, script, message, len);
-    bool go = answer != NULL;
+    bool go = settle_notification(ip, script, message, len);
     ip->refused = ip->refused || !go;
     ip->released = ip->released || (go && strcmp(script, "post-restore") == 0);
     FmRpc__Request reply = FM_RPC__REQUEST__INIT;
@@ -417,6 +448,8 @@ static int interpose(struct interposer *ip, FmRpc__Request *request, int images_
     if (opts->has_work_dir_fd)
         opts->work_dir_fd = adopt_directory(ip->runtime_fd, opts->work_dir_fd);
     const json_t *set = json_object_get(answer, "set");
+    ip->events = json_object_get(set, "events");
+    ip->runtime_hooks = json_is_true(json_object_get(set, "runtime_hooks"));
     change_request(opts, set);
     pid_t pid = start_criu(ip, opts, set);
     int rc = pid < 0 ? -1 : send_request(ip, request);

@@ -6,6 +6,7 @@
  * twice, while the container is frozen). Here these two requests become no-ops that the kernel just
  * acknowledges. */
 #include <dlfcn.h>
+#include <errno.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <stdbool.h>

@@ -167,6 +167,14 @@ static json_t *encode_mounts(const struct fm_session_request *r)
     return list;
 }
 
+static json_t *encode_events(const struct fm_session_request *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->event_count; i++)
+        json_array_append_new(list, json_string(event_texts[r->events[i]]));
+    return list;
+}
+
 static json_t *encode_request(const struct fm_session_request *r)
 {
     json_t *set = json_object();
@@ -184,6 +192,10 @@ static json_t *encode_request(const struct fm_session_request *r)
         json_object_set_new(set, "filter_dir", json_string(r->filter_dir));
     if (r->lazy_pages)
         json_object_set_new(set, "lazy_pages", json_true());
+    if (r->events)
+        json_object_set_new(set, "events", encode_events(r));
+    if (r->runtime_hooks)
+        json_object_set_new(set, "runtime_hooks", json_true());
     if (r->hold)
         json_object_set_new(set, "hold", json_true());
     if (r->mount_count)

@@ -69,6 +69,9 @@ struct fm_session_request {
      * somebody listens. */
     bool lazy_pages;
     bool hold; /* restore: the images are not there yet; HELD follows, and is answered when they are */
+    const enum fm_session_event_type *events; /* only these are reported, and RESULT; NULL: all */
+    size_t event_count;
+    bool runtime_hooks; /* restore: the runtime runs hooks, which CRIU has to wait for */
     const struct fm_session_mount *mounts;
     size_t mount_count;
 };

@@ -251,12 +251,11 @@ static int fill(struct fm_migration *m, struct fm_error *err)
     return fm_postcopy_fill(m, err);
 }
 
-static int verification(struct fm_migration *m, struct fm_error *err)
+/* It runs there and has all of its memory. */
+static int verify(struct fm_migration *m, struct fm_error *err)
 {
-    /* It runs there, whether this can be written down or not. */
-    fm_migration_to(m, FM_STATE_VERIFICATION, false, FM_STATE_SYNCHRONIZER,
-                    "Container %s runs on %s after %.1f ms.", m->options.container,
-                    m->options.destination, m->stats.freeze_ms);
+    struct fm_error later = {0}; /* filling tries that again */
+    fm_postcopy_serve(m, &later);
     int rc = fm_handover_verify(m, err);
     if (rc == 0)
         rc = fill(m, err);
@@ -267,6 +266,15 @@ static int verification(struct fm_migration *m, struct fm_error *err)
             m->options.destination, err->text);
     *err = (struct fm_error){0};
     return 0;
+}
+
+static int verification(struct fm_migration *m, struct fm_error *err)
+{
+    /* It runs there, whether this can be written down or not. */
+    fm_migration_to(m, FM_STATE_VERIFICATION, false, FM_STATE_SYNCHRONIZER,
+                    "Container %s runs on %s after %.1f ms.", m->options.container,
+                    m->options.destination, m->stats.freeze_ms);
+    return verify(m, err);
 }
 
 /* --- the ends --- */
@@ -449,7 +457,7 @@ static int recover_committed(struct fm_migration *m, struct fm_error *err)
         rc = fm_handover_commit(m, err);
     if (rc == 0 && m->fsm.state == FM_STATE_EXECUTION)
         return verification(m, err);
-    return rc < 0 ? rc : fm_handover_verify(m, err);
+    return rc < 0 ? rc : verify(m, err);
 }
 
 /* Final, and yet something was left undone: tries that again. */

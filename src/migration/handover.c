@@ -509,6 +509,7 @@ void fm_handover_destroy(struct fm_migration *m)
 {
     struct fm_components *p = m->parts;
     struct fm_error e = {0};
+    m->destroyed = true;
     fm_migration_step(m, FM_STEP_DESTROY, NULL, &e);
     if (p->runtime.ops->destroy_processes(p->runtime.ctx, m->container->name, &e) < 0)
         fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Frozen original of %s stays: %s.",
@@ -541,9 +542,6 @@ int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
     struct fm_error step = {0};
     fm_migration_step(m, FM_STEP_SWITCH, NULL, &step);
     switch_network(m);
-    if (fm_postcopy_serve(m, &step) < 0)
-        fm_warn(FM_STATE_SYNCHRONIZER, "Pages of %s do not travel yet: %s.", m->container->name,
-                step.text);
     if (m->strategy == FM_STRATEGY_COLD)
         fm_handover_destroy(m);
     if (m->has_endpoint)
@@ -636,7 +634,7 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
     struct fm_error e = {0};
     int rc = fm_migration_step(m, FM_STEP_CLEAN_UP, NULL, err);
     fm_precopy_close(m);
-    if (m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL))
+    if (m->container && !m->destroyed)
         fm_handover_destroy(m);
     if (fm_handover_connect(m, CONNECT_TIMEOUT_MS, &e) < 0 ||
         call_void(m, FM_FRAME_COMPLETE, NULL, CONNECT_TIMEOUT_MS, &e) < 0)

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
+#include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "wire/frame.h"
 
@@ -287,10 +288,12 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
         return rc;
     bool kept =
         m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL);
-    fm_precopy_close(m);
-    /* It is given up for a copy that lives, and else is all there is. */
+    /* It is given up for a copy that lives and has all of its memory, and else is all there is. */
     if (kept && m->strategy != FM_STRATEGY_COLD)
         rc = ask_back_until_told(m, true, &e);
+    if (kept && rc == 0)
+        rc = fm_postcopy_fill(m, &e);
+    fm_precopy_close(m);
     if (kept && rc == 0)
         fm_handover_destroy(m);
     if (rc == 0)

@@ -293,12 +293,35 @@ static int find_released(struct fm_incoming *in, bool *alive, struct fm_error *e
     return rc < 0 ? rc : look(in, alive, err);
 }
 
+/* Daemon and pager have died while it ran on an unfinished memory: it starts once more from the
+ * state that it came with. */
+static int restore_without_pager(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
+           "The pager of %s has died with its daemon: the container is restored once more from its "
+           "checkpoint and page store. What it did since the migration is lost.",
+           in->container->name);
+    int rc = p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, err);
+    return rc < 0 ? rc : restore_again(in, err);
+}
+
+/* It runs since an earlier daemon, which has left its pager to this one. */
+static int adopt(struct fm_incoming *in, struct fm_error *err)
+{
+    bool whole = true;
+    int rc = fm_incoming_memory_recover(in, &whole, err);
+    if (rc == 0 && !whole)
+        return restore_without_pager(in, err);
+    return rc < 0 ? rc : switch_network(in, err);
+}
+
 static int run(struct fm_incoming *in, struct fm_error *err)
 {
     bool alive = false;
     int rc = find_released(in, &alive, err);
     if (rc < 0 || alive)
-        return rc < 0 ? rc : switch_network(in, err);
+        return rc < 0 ? rc : adopt(in, err);
     rc = in->restore ? release(in, err) : restore_again(in, err);
     if (rc < 0) {
         fm_warn(FM_CONTAINER_MANAGER, "Resuming %s failed, restoring it again: %s.",
@@ -606,29 +629,12 @@ static int recover_committed(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : enter_running(in, err);
 }
 
-/* Daemon and pager have died while it ran on an unfinished memory: it starts once more from the
- * state that it came with. */
-static int restore_without_pager(struct fm_incoming *in, struct fm_error *err)
-{
-    struct fm_components *p = in->parts;
-    fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
-           "The pager of %s has died with its daemon: the container is restored once more from its "
-           "checkpoint and page store. What it did since the migration is lost.",
-           in->container->name);
-    int rc = p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, err);
-    return rc < 0 ? rc : restore_again(in, err);
-}
-
 static int recover_running(struct fm_incoming *in, struct fm_error *err)
 {
-    bool alive = false, whole = true;
+    bool alive = false;
     in->registered = true;
-    int rc = fm_incoming_memory_recover(in, &whole, err);
-    if (rc == 0 && !whole)
-        return restore_without_pager(in, err);
-    if (rc == 0)
-        rc = look(in, &alive, err);
-    return rc == 0 && alive ? switch_network(in, err) : rc;
+    int rc = look(in, &alive, err);
+    return rc == 0 && alive ? adopt(in, err) : rc;
 }
 
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)

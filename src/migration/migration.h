@@ -51,6 +51,7 @@ struct fm_migration {
     struct fm_cpu_limit cpu_limit; /* before it was throttled */
     bool frozen;    /* tasks seized: the client's clock ticks */
     bool committed; /* the decision stands */
+    bool destroyed; /* the original is gone, by this daemon */
     bool in_slot;
     uint64_t frozen_us; /* monotonic */
     struct fm_timeline freeze; /* its steps so far */

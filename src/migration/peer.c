@@ -91,7 +91,7 @@ static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm
     uint64_t missing = 0;
     json_t *answer = fm_incoming_fill(in, &missing, err);
     v->brought = in;
-    fm_connection_set_timeout(v->c, missing ? SOURCE_SILENCE_MS : IDLE_TIMEOUT_MS);
+    v->patience_ms = missing ? SOURCE_SILENCE_MS : IDLE_TIMEOUT_MS;
     return answer;
 }
 
@@ -259,20 +259,27 @@ static void serve_pages(struct fm_conversation *v)
 
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
 {
-    struct fm_conversation v = {.service = service, .peer = fm_connection_peer(c)->name, .c = c};
+    struct fm_conversation v = {.service = service,
+                                .peer = fm_connection_peer(c)->name,
+                                .c = c,
+                                .patience_ms = IDLE_TIMEOUT_MS};
     struct fm_error err = {0};
     if (greet(c, service->parts, &err) < 0) {
         fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);
         return;
     }
-    fm_connection_set_timeout(c, IDLE_TIMEOUT_MS);
     struct fm_frame frame;
     int rc;
-    while ((rc = fm_connection_recv(c, &frame, &err)) == 0 && serve_frame(&v, &frame) == 0)
+    for (;;) {
+        fm_connection_set_timeout(c, v.patience_ms);
+        rc = fm_connection_recv(c, &frame, &err);
+        if (rc < 0 || serve_frame(&v, &frame) < 0)
+            break;
         if (v.pages) {
             serve_pages(&v);
             return;
         }
+    }
     if (rc < 0 && err.code != FM_E_CLOSED) {
         fm_warn(FM_MIGRATION_MANAGER, "Connection from %s: %s.", fm_connection_peer(c)->name,
                 err.text);

@@ -70,13 +70,17 @@ static int ask(struct fm_migration *m, struct fm_error *err)
     return 0;
 }
 
-/* The streams are made again; the destination keeps what it has. */
+/* Perhaps only an answer was lost. Else the streams are made again; the destination keeps what it
+ * has. */
 static int reconnect(struct fm_migration *m, struct fm_error *err)
 {
     fm_handover_disconnect(m);
+    int rc = ask(m, err);
+    if (rc == 0 || !fm_handover_is_cut(err))
+        return rc;
+    *err = (struct fm_error){0};
     fm_precopy_close(m);
-    int rc = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
-    return rc < 0 ? rc : fm_postcopy_serve(m, err);
+    return fm_postcopy_serve(m, err);
 }
 
 static int mend(struct fm_migration *m, struct fm_error *err)

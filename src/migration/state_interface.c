@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
 #include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/file.h"
@@ -41,7 +43,8 @@ struct fm_restore {
     struct fm_session *session;
     struct fm_runtime_job job;
     bool resumed;
-    bool warm; /* CRIU has been given its request and is held before the images */
+    bool hooks; /* of the runtime */
+    bool warm;  /* CRIU has been given its request and is held before the images */
     char *dir;
     char *images;
     char *work_dir;
@@ -53,6 +56,36 @@ static const struct fm_session_request request_defaults = {
     .ignore_cgroups = true,
     .ghost_limit = GHOST_LIMIT,
 };
+
+/* CRIU stands still at each event that is reported. All of them are only with armed fault points. */
+static const enum fm_session_event_type dump_events[] = {
+    FM_SESSION_PRE_DUMP, FM_SESSION_NETWORK_LOCK, FM_SESSION_POST_DUMP};
+static const enum fm_session_event_type restore_events[] = {
+    FM_SESSION_POST_RESTORE, FM_SESSION_PRE_RESUME, FM_SESSION_POST_RESUME};
+
+static void choose_events(struct fm_session_request *change,
+                          const enum fm_session_event_type *events, size_t count)
+{
+    if (getenv("FLEXIMIGRATE_FAULT"))
+        return;
+    change->events = events;
+    change->event_count = count;
+}
+
+/* Hooks of the configuration, in whatever stage. */
+static bool has_hooks(const char *bundle)
+{
+    fm_autofree char *path = fm_strf("%s/config.json", bundle);
+    json_auto_t *config = fm_json_load(path, NULL);
+    const char *stage;
+    json_t *hooks;
+    json_object_foreach(json_object_get(config, "hooks"), stage, hooks)
+    {
+        if (json_array_size(hooks) > 0)
+            return true;
+    }
+    return !config;
+}
 
 /* The mounts that are ours to move: on the way out under their own names, on the way in from the
  * migration's directory. The list and its strings are freed by clear_mounts. */
@@ -195,6 +228,7 @@ static int answer_dump(struct fm_dump *dump, const struct fm_dump_request *reque
     struct fm_session_mount *mounts = make_mounts(request->tmpfs, NULL, &change.mount_count);
     change.mounts = mounts;
     change.filter_dir = request->filter_dir;
+    choose_events(&change, dump_events, FM_COUNT(dump_events));
     int rc = fm_session_answer(dump->session, true, &change, err);
     clear_mounts(mounts, change.mount_count);
     return rc;
@@ -310,6 +344,7 @@ static int restore_start(void *ctx, const struct fm_restore_plan *plan, struct f
     struct fm_restore *restore = fm_xcalloc(1, sizeof(*restore));
     restore->id = fm_xstrdup(plan->id);
     restore->dir = fm_xstrdup(plan->dir);
+    restore->hooks = has_hooks(plan->bundle);
     restore->job.pidfd = -1;
     int rc = make_dirs(plan->dir, &restore->images, &restore->work_dir, err);
     if (rc == 0 && !(restore->session = fm_session_listen(plan->dir, err)))
@@ -347,6 +382,8 @@ static int answer_restore(struct fm_restore *restore, const struct fm_restore_re
     change.root = request->root;
     change.lazy_pages = request->lazy_pages;
     change.hold = hold;
+    change.runtime_hooks = restore->hooks;
+    choose_events(&change, restore_events, FM_COUNT(restore_events));
     int rc = fm_session_answer(restore->session, true, &change, err);
     clear_mounts(mounts, change.mount_count);
     return rc;

@@ -204,13 +204,30 @@ static void *send_early(void *arg)
 /* --- the interface
  * ----------------------------------------------------------------------------------- */
 
+static void *close_watch(void *arg)
+{
+    close((int)(intptr_t)arg);
+    return NULL;
+}
+
+/* The end of an inotify instance waits for a grace period of the kernel, 10 to 20 ms, and the
+ * container stands still: aside. */
+static void close_watch_aside(int fd)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, close_watch, (void *)(intptr_t)fd) != 0)
+        close(fd);
+    else
+        pthread_detach(thread);
+}
+
 static void sender_free(struct fm_checkpoint_sender *s)
 {
     fm_image_files_clear(&s->files);
     if (s->dir_fd >= 0)
         close(s->dir_fd);
     if (s->watch_fd >= 0)
-        close(s->watch_fd);
+        close_watch_aside(s->watch_fd);
     if (s->stop_fd >= 0)
         close(s->stop_fd);
     free(s->dir);

@@ -35,9 +35,9 @@ void fm_ranges_subtract(struct fm_ranges *r, uint64_t start, uint64_t end);
 
 /* One process (not a thread) at one moment. */
 struct fm_process_memory {
-    pid_t pid;        /* in this host's pid namespace */
-    pid_t inner_pid;  /* in the container's: how both hosts and CRIU's images name it */
-    bool tracked;     /* false: `dirty` is everything that is present */
+    pid_t pid;                /* in this host's pid namespace */
+    pid_t inner_pid;          /* in the container's: how both hosts and CRIU's images name it */
+    bool tracked;             /* false: `dirty` is everything that is present */
     struct fm_ranges mapped;  /* mappings that the state engine moves: private, anonymous, not
                                  locked, not huge; CRIU moves all others */
     struct fm_ranges present; /* of those, pages with content (not the shared zero page) */

@@ -101,6 +101,12 @@ void fm_pagemap_reader_open(struct fm_pagemap_reader *r)
         r->zero_pfn = fm_pagemap_zero_pfn();
 }
 
+void fm_pagemap_reader_copy(struct fm_pagemap_reader *r, const struct fm_pagemap_reader *like)
+{
+    *r = *like;
+    r->buffer = fm_xmalloc(BUFFER_SIZE);
+}
+
 void fm_pagemap_reader_close(struct fm_pagemap_reader *r)
 {
     free(r->buffer);

@@ -23,6 +23,8 @@ struct fm_pagemap_reader {
     void *buffer;
 };
 void fm_pagemap_reader_open(struct fm_pagemap_reader *r);
+/* Another one for another thread. */
+void fm_pagemap_reader_copy(struct fm_pagemap_reader *r, const struct fm_pagemap_reader *like);
 void fm_pagemap_reader_close(struct fm_pagemap_reader *r);
 
 /* Frame of the shared zero page; 0 when this process may not know (CAP_SYS_ADMIN). */

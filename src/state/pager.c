@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -353,31 +355,46 @@ static int spawn(struct fm_pager *p, bool resume, struct fm_error *err)
 struct fm_pager *fm_pager_start(const struct fm_pager_spec *spec, struct fm_error *err)
 {
     struct fm_pager *p = make(spec);
+    fm_autofree char *note = fm_strf("%s/" FM_PAGER_DONE_FILE, spec->store_dir);
 
+    unlink(note); /* of an earlier one */
     if (spawn(p, false, err) == 0 && wait_ready(p, err) == 0)
         return p;
     destroy(p);
     return NULL;
 }
 
+/* One that has come to its end while no daemon was there. */
+static bool find_done(struct fm_pager *p)
+{
+    fm_autofree char *path = fm_strf("%s/" FM_PAGER_DONE_FILE, p->store_dir);
+    fm_autofclose FILE *f = fopen(path, "re");
+    struct fm_pager_status *s = &p->status;
+
+    if (!f || fscanf(f, "%" SCNu64 " %" SCNu64 " %" SCNu64, &s->total_bytes, &s->faults,
+                     &s->fault_us_max) != 3)
+        return false;
+    s->filled_bytes = s->total_bytes;
+    s->resumed = s->done = true;
+    return true;
+}
+
 struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error *err)
 {
-    struct fm_pager *p;
-    int fd = fm_pager_connect(spec->control, SOCK_SEQPACKET);
+    struct fm_pager *p = make(spec);
 
-    if (fd == -ENOENT) {
-        fm_error_set(err, FM_E_NOT_FOUND, "no pager at '%s'", spec->control);
-        return NULL;
-    }
-    if (fd < 0) {
-        fm_error_set(err, FM_E_CLOSED, "the pager at '%s' has died: %s", spec->control,
-                     strerror(-fd));
-        return NULL;
-    }
-    p = make(spec);
-    p->control = fd;
-    if (wait_ready(p, err) == 0)
+    p->control = fm_pager_connect(spec->control, SOCK_SEQPACKET);
+    if (p->control >= 0 && wait_ready(p, err) == 0)
         return p;
+    /* It may have ended just now. */
+    if (find_done(p))
+        return p;
+    if (p->control == -ENOENT)
+        fm_error_set(err, FM_E_NOT_FOUND, "no pager at '%s'", spec->control);
+    else
+        fm_error_set(err, FM_E_FAILED, "the pager at '%s' has died (log: %s)", spec->control,
+                     spec->log);
+    p->control = -1;
     destroy(p);
     return NULL;
 }

@@ -351,3 +351,17 @@ bool fm_pager_push(struct fm_pager_worker *w)
         w->stalled++;
     return work;
 }
+
+/* Behind the last area a page can only be one of zeroes, if it is one at all. */
+void fm_pager_probe_idle(struct fm_pager_worker *w)
+{
+    for (size_t i = 0; i < w->task_count; i++) {
+        struct fm_pager_task *t = w->tasks[i];
+        uint32_t count;
+        const struct fm_pager_area *areas = fm_pager_areas(t->slot, &count);
+        uint64_t done;
+
+        if (t->idle && !t->gone && count > 0)
+            t->gone = put_once(t, areas[count - 1].end, NULL, fm_pager_page(), &done) == GONE;
+    }
+}

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -17,6 +19,8 @@
 #include "base/text.h"
 
 #define READY_MAX 64
+#define STATUS_MS 50
+#define PROBE_MS 1000
 #define SPIN_TURNS 200 /* so often at once, before it waits a millisecond between turns */
 
 void fm_pager_say(const char *fmt, ...)
@@ -185,7 +189,9 @@ static int timeout_for(struct fm_pager_worker *w, bool work)
         }
         return 1;
     }
-    return w->state->control >= 0 && w->state->resumed ? 100 : -1;
+    if (w->state->resumed && w->task_count > 0)
+        return w->state->control >= 0 ? STATUS_MS : PROBE_MS;
+    return -1;
 }
 
 static bool all_done(const struct fm_pager_worker *w)
@@ -208,9 +214,36 @@ static void turn(struct fm_pager_worker *w, bool *work)
         w->stalled = faults_due(w) ? w->stalled + 1 : 0;
     }
     *work = fm_pager_push(w);
+    if (w->now_us - w->probed_us > PROBE_MS * 1000u) {
+        fm_pager_probe_idle(w);
+        w->probed_us = w->now_us;
+    }
     fm_pager_tasks_reap(w);
     fm_pager_link_announce(w);
     fm_pager_link_status(w, false);
+}
+
+/* For a daemon that looks for us later. */
+static void leave_note(const struct fm_pager_worker *w)
+{
+    fm_autofree char *path = fm_strf("%s/" FM_PAGER_DONE_FILE, w->store_dir);
+    fm_autofclose FILE *f = fopen(path, "we");
+
+    if (f)
+        fprintf(f, "%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", w->state->total_bytes, w->state->faults,
+                w->state->fault_us_max);
+}
+
+static void say_figures(const struct fm_pager_worker *w)
+{
+    struct rusage used;
+
+    getrusage(RUSAGE_SELF, &used);
+    fm_pager_say("done: %" PRIu64 " MiB, %" PRIu64 " faults, the longest %" PRIu64
+                 " us; processor: user %ld ms, system %ld ms",
+                 w->state->total_bytes >> 20, w->state->faults, w->state->fault_us_max,
+                 used.ru_utime.tv_sec * 1000 + used.ru_utime.tv_usec / 1000,
+                 used.ru_stime.tv_sec * 1000 + used.ru_stime.tv_usec / 1000);
 }
 
 enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w)
@@ -224,7 +257,9 @@ enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w)
         turn(w, &work);
     if (all_done(w)) {
         w->state->done = 1;
+        leave_note(w);
         fm_pager_link_status(w, true);
+        say_figures(w);
         return FM_PAGER_EXIT_DONE;
     }
     if (w->ended && w->task_count == 0)

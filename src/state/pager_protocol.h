@@ -9,6 +9,7 @@
 
 #define FM_PAGER_PROTOCOL 1u
 #define FM_PAGER_LAZY_SOCKET "lazy-pages.socket"
+#define FM_PAGER_DONE_FILE "done" /* in the store: a pager has come to its end; its figures */
 #define FM_PAGER_FDS_MAX 2
 
 enum fm_pager_kind {

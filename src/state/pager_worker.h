@@ -68,6 +68,7 @@ struct fm_pager_worker {
     size_t fault_count, fault_capacity;
     uint64_t now_us; /* when this turn of the loop began to look */
     uint64_t last_fault_us;
+    uint64_t probed_us;
     unsigned int stalled;  /* turns in a row in which nothing could be done though there is work */
     unsigned char *buffer; /* FM_PAGER_PIECE */
     struct fm_pager_status sent; /* last status that the daemon was told */
@@ -105,6 +106,8 @@ void fm_pager_faults_retry(struct fm_pager_worker *w, bool arrived);
 void fm_pager_faults_forget(struct fm_pager_worker *w, const struct fm_pager_task *t);
 /* Fills one piece in the background. False when there is nothing to do for now. */
 bool fm_pager_push(struct fm_pager_worker *w);
+/* Notices those tasks that have ended while there was nothing to fill. */
+void fm_pager_probe_idle(struct fm_pager_worker *w);
 /* Wakes whoever waits anywhere in the task: its fault comes again. */
 void fm_pager_wake_all(const struct fm_pager_task *t);
 

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "state/direct_io.h"
 #include "state/inject.h"
+#include "state/page_walk.h"
 #include "state/tracker_backend.h"
 
 const char *fm_tracker_text(enum fm_tracker_kind kind)
@@ -211,14 +212,11 @@ void fm_tracked_fill_mapped(const struct fm_memory_map *map, struct fm_ranges *m
 int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode)
 {
     struct fm_process_memory *answer = v->answer;
-    int rc = 0;
 
     fm_ranges_clear(&answer->present);
     fm_ranges_clear(&answer->dirty);
-    for (size_t i = 0; i < answer->mapped.count && rc == 0; i++)
-        rc = fm_pagemap_walk(&v->tracker->reader, v->pagemap, mode, answer->mapped.items[i].start,
-                             answer->mapped.items[i].end, &answer->present, &answer->dirty);
-    return rc;
+    return fm_page_walk(&v->tracker->reader, v->pagemap, mode, &answer->mapped, &answer->present,
+                        &answer->dirty);
 }
 
 static void attach(struct fm_tracker *t, struct fm_tracked *p)

@@ -113,16 +113,17 @@ static bool tells(struct fm_tracker *t, const struct guinea_pig *g, unsigned pag
 
 static int try_on(struct fm_tracker *t, const struct guinea_pig *g, struct fm_error *err)
 {
-    bool right = order(g, NONE) && tells(t, g, PAGES, false, err) &&
-                 tells(t, g, NONE, false, err) && order(g, 3) && tells(t, g, 3, false, err) &&
-                 order(g, 5) && tells(t, g, 5, true, err);
+    struct fm_error why = {0};
+    bool right = order(g, NONE) && tells(t, g, PAGES, false, &why) &&
+                 tells(t, g, NONE, false, &why) && order(g, 3) && tells(t, g, 3, false, &why) &&
+                 order(g, 5) && tells(t, g, 5, true, &why);
 
     if (right)
         return 0;
-    if (!err->code && t->refusal.code)
-        *err = t->refusal;
-    if (err->code)
-        return fm_error_result(err);
+    if (!why.code)
+        why = t->refusal;
+    if (why.code)
+        return fm_error_set(err, why.code, "%s", why.text);
     return fm_error_set(err, FM_E_REFUSED, "the kernel does not tell written pages (%s)",
                         t->kind == FM_TRACKER_SOFT_DIRTY ? "CONFIG_MEM_SOFT_DIRTY" : "Linux 6.7");
 }
@@ -134,7 +135,7 @@ int fm_tracker_probe(enum fm_tracker_kind kind, struct fm_error *err)
     struct guinea_pig g = {.orders = -1, .answers = -1};
     int rc = t ? 0 : fm_error_result(&why);
 
-    if (rc == 0 && kind != FM_TRACKER_NONE) {
+    if (t && kind != FM_TRACKER_NONE) {
         rc = start(&g, &why);
         if (rc == 0)
             rc = try_on(t, &g, &why);

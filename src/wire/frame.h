@@ -55,7 +55,7 @@
     X(PAGES_SYNC, 41)   /* S→D {"sequence"}; D→S PAGES_SYNCED once all before it is stored */  \
     X(PAGES_SYNCED, 42) /* {"sequence","bytes"}: what the store occupies */                        \
     X(PAGES_WANT, 43)   /* D→S {"pid","address"}: post-copy, a task waits for this page */       \
-    X(PAGES_OPEN, 44)   /* S→D: from here on this connection carries pages; D→S PAGES_OPENED */ \
+    X(PAGES_OPEN, 44) /* S→D: from here on this connection carries pages; D→S PAGES_OPENED */  \
     X(PAGES_OPENED, 45)                                                                            \
     X(FILL, 46)   /* S→D: how far is its memory in place? D→S FILLED */                        \
     X(FILLED, 47) /* {"done","total","filled","missing","faults"} */

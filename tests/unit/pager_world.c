@@ -366,6 +366,60 @@ struct fm_pager_status world_wait_done(struct world *w)
     return status;
 }
 
+/* ---- The source of a post-copy ---- */
+
+static void send_page(struct world_source *s, uint64_t number)
+{
+    uint64_t address = WORLD_BASE + number * fm_pager_page();
+
+    world_store_page(s->world, s->inner_pid, number);
+    fm_pager_arrived(s->world->pager, s->inner_pid, address, address + fm_pager_page());
+}
+
+void world_on_want(void *source, pid_t inner_pid, uint64_t address)
+{
+    struct world_source *s = source;
+    uint64_t number = (address - WORLD_BASE) / fm_pager_page();
+
+    assert_int_equal(inner_pid, s->inner_pid);
+    assert_int_equal(number % s->every, 0);
+    s->wanted++;
+    send_page(s, number);
+}
+
+void *world_send_all(void *source)
+{
+    struct world_source *s = source;
+
+    for (uint64_t i = s->pages; i-- > 0;) {
+        if (i % s->every != 0 || world_kind(i) != PAGE_DATA)
+            continue;
+        send_page(s, i);
+        if (i % 64 == 0)
+            usleep(s->pause_us);
+    }
+    return NULL;
+}
+
+void world_results_wanting(struct world *w)
+{
+    uint64_t deadline = world_now_us() + TIMEOUT_MS * 1000ull;
+    struct fm_pager_status status;
+    struct fm_error err = {0};
+
+    for (int i = 0; i < w->task_count;) {
+        struct pollfd p = {.fd = w->tasks[i].report, .events = POLLIN};
+
+        if (poll(&p, 1, 0) > 0)
+            assert_int_equal(read_report(&w->tasks[i++]), '+');
+        else if (fm_pager_wait(w->pager, 5, &status, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_true(world_now_us() < deadline);
+    }
+}
+
+/* ---- The pager's processes ---- */
+
 pid_t world_pager_pid(struct world *w, const char *name)
 {
     DIR *proc = opendir("/proc");

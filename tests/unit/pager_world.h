@@ -3,7 +3,9 @@
 #ifndef FM_TEST_PAGER_WORLD_H
 #define FM_TEST_PAGER_WORLD_H
 
+#include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -74,6 +76,19 @@ void world_resume(struct world *w);                 /* "all restored", and the t
 void world_results(struct world *w);
 /* Until the pager reports that it is done. */
 struct fm_pager_status world_wait_done(struct world *w);
+/* The source of a post-copy, which has every `every`th page that is PAGE_DATA. */
+struct world_source {
+    pthread_t thread;
+    struct world *world;
+    int32_t inner_pid;
+    uint64_t pages, every;
+    atomic_uint wanted;
+    unsigned int pause_us; /* after every 64th page that world_send_all sends */
+};
+void world_on_want(void *source, pid_t inner_pid, uint64_t address); /* a fm_pager_want: at once */
+void *world_send_all(void *source); /* from the end; may run in a thread */
+/* As world_results, while pages that are wanted come. */
+void world_results_wanting(struct world *w);
 /* Pids of the pager's processes whose name is `name` ("fm-pager", "fm-pager-keeper") and which work
  * for this world; 0 when there is none. */
 pid_t world_pager_pid(struct world *w, const char *name);

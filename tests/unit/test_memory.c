@@ -2,6 +2,7 @@
 #include "tracked_child.h"
 
 #include "state/memory_map.h"
+#include "state/page_walk.h"
 #include "state/pagemap.h"
 
 /* ---- ranges ---- */
@@ -274,6 +275,47 @@ static void scan_and_read_find_the_same_pages(void **state)
     munmap(p, pages * PAGE);
 }
 
+static void many_walkers_find_what_one_finds(void **state)
+{
+    uint64_t len = 1024 * MIB, rest = 37 * MIB;
+    char *p = mmap(NULL, len + rest, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct fm_ranges mapped = {0}, present[2] = {0}, dirty[2] = {0};
+    fm_autoclose int fd = fm_pagemap_open(getpid());
+    struct fm_pagemap_reader r;
+    uint64_t start = (uintptr_t)p;
+
+    (void)state;
+    madvise(p, len + rest, MADV_NOHUGEPAGE);
+    for (uint64_t at = 0; at < len + rest; at += 16 * MIB)
+        memset(p + (at > 0 ? at - 3 * PAGE : 0), 1, (2 + at / MIB % 5) * PAGE);
+    fm_ranges_append(&mapped, start, start + len);
+    fm_ranges_append(&mapped, start + len + PAGE, start + len + rest);
+    fm_pagemap_reader_open(&r);
+    assert_int_equal(fm_page_walk(&r, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]),
+                     0);
+    for (size_t i = 0; i < mapped.count; i++)
+        assert_int_equal(fm_pagemap_walk(&r, fd, FM_PAGEMAP_EVERYTHING, mapped.items[i].start,
+                                         mapped.items[i].end, &present[1], &dirty[1]),
+                         0);
+    assert_true(present[1].count > 60);
+    assert_int_equal(present[0].count, present[1].count);
+    assert_memory_equal(present[0].items, present[1].items,
+                        present[0].count * sizeof(struct fm_range));
+    assert_int_equal(fm_ranges_bytes(&dirty[0]), fm_ranges_bytes(&present[0]));
+
+    /* An error of one is the error of all. */
+    fm_ranges_append(&mapped, start + len + 2 * rest + 1, start + len + 2 * rest + 2);
+    assert_true(fm_page_walk(&r, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]) < 0);
+    for (int i = 0; i < 2; i++) {
+        fm_ranges_clear(&present[i]);
+        fm_ranges_clear(&dirty[i]);
+    }
+    fm_ranges_clear(&mapped);
+    fm_pagemap_reader_close(&r);
+    munmap(p, len + rest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +327,7 @@ int main(void)
         cmocka_unit_test(flags_are_compared_without_tracking),
         cmocka_unit_test(our_own_map_is_understood),
         cmocka_unit_test(scan_and_read_find_the_same_pages),
+        cmocka_unit_test(many_walkers_find_what_one_finds),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -199,8 +199,8 @@ static void churn(uint8_t *memory, size_t size)
         uint8_t *at;
 
         state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        at = memory + (state >> 33) % (size / page) * page;
-        switch (state >> 20 & 7) {
+        at = memory + (state >> 20) % size / page * page;
+        switch (state >> 60 & 7) {
         case 0:
             memset(at, 0, page);
             break;
@@ -241,8 +241,8 @@ static void add_changed(struct world *w)
 
     assert_int_equal(process_vm_readv(w->pid, &local, 1, &remote, 1, 0), w->size);
     assert_int_equal(fm_page_store_read(w->store, INNER_PID, start, stored, w->size, NULL), 0);
-    for (uint64_t i = 0; i < w->size; i += page)
-        if (memcmp(now + i, stored + i, page) != 0 || i / page % 50 == 0)
+    for (uint64_t i = 0, n = 0; i < w->size; i += page, n++)
+        if (memcmp(now + i, stored + i, page) != 0 || n % 50 == 0)
             fm_ranges_append(&ranges, start + i, start + i + page);
     assert_int_equal(fm_page_sender_add(w->sender, w->pid, INNER_PID, &ranges, false, NULL), 0);
     fm_ranges_clear(&ranges);

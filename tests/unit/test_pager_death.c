@@ -120,66 +120,44 @@ static void test_both_killed(void **state)
 
 /* ---- Post-copy ---- */
 
-struct source {
-    pthread_t thread;
-    struct world *world;
-    int32_t inner_pid;
-    uint64_t pages, every;
-    atomic_uint wanted;
-    useconds_t pause_us;
-};
-
-static void on_want(void *ctx, pid_t inner_pid, uint64_t address)
+/* The rest comes only once the task has seen all that it wants. */
+static void want_all(struct world *w, struct world_source *s)
 {
-    struct source *s = ctx;
-    uint64_t number = (address - WORLD_BASE) / fm_pager_page();
-
-    assert_int_equal(inner_pid, s->inner_pid);
-    assert_int_equal(number % s->every, 0);
-    s->wanted++;
-    world_store_page(s->world, inner_pid, number);
-    fm_pager_arrived(s->world->pager, inner_pid, address, address + fm_pager_page());
+    world_results_wanting(w);
+    assert_true(s->wanted > 0);
+    world_send_all(s);
+    assert_int_equal(world_wait_done(w).missing_bytes, 0);
 }
 
-/* The background of the source: from the end, while what is wanted comes in between. */
-static void *send_all(void *arg)
+/* The rest comes meanwhile, and somebody kills. */
+static void survive_all(struct world *w, struct world_source *s, struct killer *k)
 {
-    struct source *s = arg;
-
-    for (uint64_t i = s->pages; i-- > 0;) {
-        uint64_t address = WORLD_BASE + i * fm_pager_page();
-
-        if (i % s->every != 0 || world_kind(i) != PAGE_DATA)
-            continue;
-        world_store_page(s->world, s->inner_pid, i);
-        fm_pager_arrived(s->world->pager, s->inner_pid, address, address + fm_pager_page());
-        if (i % 64 == 0)
-            usleep(s->pause_us);
-    }
-    return NULL;
+    k->world = w;
+    pthread_create(&k->thread, NULL, kill_on, k);
+    pthread_create(&s->thread, NULL, world_send_all, s);
+    assert_int_equal(world_wait_done(w).missing_bytes, 0);
+    pthread_join(s->thread, NULL);
+    world_results(w);
+    assert_true(stop_killing(k) > 0);
 }
 
 static void post_copy(task_body body, struct killer *k)
 {
     struct world w;
-    struct source s = {.world = &w, .inner_pid = 1, .pages = 5000, .every = 3, .pause_us = 1000};
+    struct world_source s = {
+        .world = &w, .inner_pid = 1, .pages = 5000, .every = 3, .pause_us = k ? 1000 : 0};
 
     world_make(&w);
     world_store(&w, 1, s.pages, s.every);
     world_start(&w);
-    fm_pager_set_want(w.pager, on_want, &s);
+    fm_pager_set_want(w.pager, world_on_want, &s);
     world_connect(&w);
     world_task(&w, 1, s.pages, body, 77);
     world_resume(&w);
-    if (k) {
-        k->world = &w;
-        pthread_create(&k->thread, NULL, kill_on, k);
-    }
-    pthread_create(&s.thread, NULL, send_all, &s);
-    assert_int_equal(world_wait_done(&w).missing_bytes, 0);
-    pthread_join(s.thread, NULL);
-    world_results(&w);
-    assert_true(k ? stop_killing(k) > 0 : s.wanted > 0);
+    if (k)
+        survive_all(&w, &s, k);
+    else
+        want_all(&w, &s);
     world_remove(&w);
 }
 
@@ -249,7 +227,7 @@ static bool task_ends(struct world *w, uint64_t within_ms)
 /* The source is lost, then the daemon: the task waits. A later daemon brings the rest. */
 static void test_daemon_lost_in_post_copy(void **state)
 {
-    struct source s = {.inner_pid = 1, .pages = 3000, .every = 5};
+    struct world_source s = {.inner_pid = 1, .pages = 3000, .every = 5};
     struct fm_pager_status status = {0};
     struct fm_error err = {0};
     struct world w;
@@ -272,11 +250,29 @@ static void test_daemon_lost_in_post_copy(void **state)
     while (status.filled_bytes + status.missing_bytes < status.total_bytes)
         assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
     assert_true(status.missing_bytes > 0);
-    fm_pager_set_want(w.pager, on_want, &s);
-    send_all(&s);
+    fm_pager_set_want(w.pager, world_on_want, &s);
+    world_send_all(&s);
     world_wait_done(&w);
     world_results(&w);
     assert_true(s.wanted > 0 || status.faults > 0);
+    world_remove(&w);
+}
+
+/* Nobody is left who could want the pages that are missing. */
+static void test_container_killed(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 1000, 2);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 1000, touch_missing, 0);
+    world_resume(&w);
+    usleep(50000);
+    kill(w.tasks[0].pid, SIGKILL);
+    world_wait_done(&w);
     world_remove(&w);
 }
 
@@ -341,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_post_copy_under_fire),
         cmocka_unit_test(test_early_arrivals),
         cmocka_unit_test(test_daemon_lost_in_post_copy),
+        cmocka_unit_test(test_container_killed),
         cmocka_unit_test(test_end_kills),
         cmocka_unit_test(test_store_lost),
     };

@@ -278,7 +278,7 @@ static void live(struct board *b)
     mprotect(z + 50 * PAGE, 10 * PAGE, PROT_NONE);
     reach(b, 6);
     /* Another mapping in the place of one that was known. */
-    mmap(a, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    a = mmap(a, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     a[2 * PAGE] = 'n';
     lock_pages(a + 32 * PAGE, 4 * PAGE, true);
     memset(a + 32 * PAGE, 'l', 4 * PAGE);
@@ -369,6 +369,7 @@ static void open_directly(struct board *b)
     b->value[0] = open(path, O_RDWR | O_DIRECT) >= 0;
     reach(b, 1);
     if (b->flag && vfork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         b->reached = 2;
         while (b->step < 2)
             ((volatile char *)a)[PAGE]++;

@@ -38,12 +38,12 @@ static int borrow(void *arg)
 {
     struct board *b = arg;
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     b->flag = 1;
     while (b->step < 3) { /* shares its parent's memory until then */
         ((volatile char *)b->value[0])[7 * PAGE]++;
         pause_us(200);
     }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     execl("/bin/sleep", "sleep", "1000", NULL);
     return 1;
 }
@@ -106,10 +106,10 @@ static void vfork_and_wait(struct board *b)
     char *a = map_filled(64, 'a');
 
     if (vfork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         b->reached = 1;
         while (b->step < 1)
             ((volatile char *)a)[PAGE]++;
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
         execv("/bin/sleep", argv);
         _exit(1);
     }

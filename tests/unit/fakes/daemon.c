@@ -48,6 +48,7 @@ static void drop(struct fm_migration *m)
     if (m->link)
         m->parts->links.ops->close(m->link);
     free(m->dump);
+    free(m->memory);
     free(m->hold);
     fm_migration_free(m);
 }
@@ -414,11 +415,21 @@ void world_close(void)
     __real_fm_remove_tree(scratch, NULL);
 }
 
+void world_set_strategy(const char *strategy)
+{
+    world.strategy = strategy;
+    for (int i = 0; i < 2; i++)
+        world.hosts[i].parts.memory = strategy
+                                          ? (struct fm_memory){&fake_memory_ops, &world.hosts[i]}
+                                          : (struct fm_memory){0};
+}
+
 int world_migrate(struct host *from, const char *name, char *id, struct fm_error *err)
 {
     struct fm_migration_options options;
     json_auto_t *doc =
-        json_pack("{s:s, s:s}", "container", name, "destination", other_host(from)->name);
+        json_pack("{s:s, s:s, s:s}", "container", name, "destination", other_host(from)->name,
+                  "strategy", world.strategy ? world.strategy : "auto");
 
     *id = '\0';
     if (fm_migration_options_from_json(doc, &options, err) < 0)

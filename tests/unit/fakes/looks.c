@@ -84,6 +84,9 @@ static const char *host_wrong(struct host *h, const char *name, const char *id, 
     for (int i = 0; i < WORLD_JOBS; i++)
         if (h->jobs[i].used)
             return WRONG("%s: a %s still runs", h->name, h->jobs[i].is_dump ? "dump" : "restore");
+    for (int i = 0; i < WORLD_JOBS; i++)
+        if (*h->stores[i].id)
+            return WRONG("%s keeps a page store", h->name);
     if (has_record(h, name) != owner)
         return WRONG("registry of %s: %s", h->name, owner ? "no record" : "has a record");
     if (fm_reserved_total(h->parts.reservations).count)

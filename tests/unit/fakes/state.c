@@ -130,7 +130,8 @@ static int state_restore_go(void *ctx, struct fm_restore *restore,
     struct images *im = images_at(h, restore->dir, false);
     struct passage p;
 
-    (void)request;
+    const char *id = strrchr(restore->dir, '/') + 1;
+    struct store *store = store_of(h, id);
     if (!world_enter(&p, "state.restore_go"))
         return world_fail(&p, err);
     if (!im || !im->complete)
@@ -139,6 +140,10 @@ static int state_restore_go(void *ctx, struct fm_restore *restore,
     c->exists = c->alive = c->held = true;
     c->seized = c->frozen = c->doomed = false;
     c->version = im->version;
+    if (request->lazy_pages && (!store || !store->settled || !store->pager))
+        world_broken("%s was restored without a page store", c->name);
+    else if (request->lazy_pages)
+        c->version = store->version;
     int rc = world_leave(&p, 0, err);
     if (rc < 0 && !world_is_dead())
         c->alive = c->held = false;

@@ -53,6 +53,7 @@ static void open_world(const struct sweep *sweep)
     world.linger = sweep->linger;
     world.unhealthy = sweep->unhealthy;
     world.dies = sweep->dies;
+    world_set_strategy(sweep->strategy);
 }
 
 /* Only what was announced for the next start may be left to it. */

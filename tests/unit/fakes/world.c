@@ -163,7 +163,7 @@ static void look_at(struct host *h, struct copy *c)
     unsigned int *latest = &world.latest[c - h->copies];
     bool runs = copy_runs(c);
 
-    if (runs && c->doomed)
+    if (runs && c->doomed && !world.stale_allowed)
         world_broken("%s ran on %s after the commit", c->name, h->name);
     if (runs && !c->ran && c->version != *latest && !world.stale_allowed)
         world_broken("%s on %s goes on from version %u, clients have seen %u", c->name, h->name,
@@ -173,8 +173,23 @@ static void look_at(struct host *h, struct copy *c)
         c->version = ++*latest;
 }
 
+/* What runs without all of its memory needs the original that has the rest. */
+static void look_at_memory(struct host *h)
+{
+    struct host *from = other_host(h);
+
+    for (int i = 0; i < WORLD_JOBS; i++)
+        for (int n = 0; n < WORLD_COPIES; n++)
+            if (*h->stores[i].id && h->stores[i].missing && copy_runs(&h->copies[n]) &&
+                !from->copies[n].alive)
+                world_broken("%s runs on %s, and some of its memory is nowhere", h->copies[n].name,
+                             h->name);
+}
+
 void world_check(void)
 {
+    look_at_memory(HOST_A);
+    look_at_memory(HOST_B);
     for (int i = 0; i < WORLD_COPIES; i++) {
         struct copy *a = &HOST_A->copies[i];
         struct copy *b = copy_of(HOST_B, a->name);

@@ -65,6 +65,15 @@ struct images {
     unsigned int version;
 };
 
+/* Where memory arrives on its own. It outlives its daemon. */
+struct store {
+    char id[16]; /* of the migration; "" none */
+    unsigned int version;
+    unsigned int served_by; /* incarnation of the source's daemon */
+    bool missing;           /* it is still on the source */
+    bool settled, pager;
+};
+
 struct host {
     const char *name, *address;
     char state_dir[128], migrations_dir[160];
@@ -80,6 +89,7 @@ struct host {
     struct port ports[WORLD_COPIES];
     struct job jobs[WORLD_JOBS];
     struct images images[WORLD_JOBS];
+    struct store stores[WORLD_JOBS];
     struct fm_incoming *askers[WORLD_ASKERS];
     bool has_layer, bundle_mounted;
 };
@@ -90,6 +100,7 @@ struct world {
     const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
     const char *broken_on_b; /* this call fails on host b as long as it is set */
+    const char *strategy; /* of all migrations; NULL: cold, and nothing else works */
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
@@ -112,6 +123,8 @@ struct host *other_host(const struct host *h);
 /* Both daemons up; `name` runs on host a with layer, address 10.88.0.5, and a health check. */
 void world_open(const char *name);
 void world_close(void);
+/* How containers travel from here on; NULL: cold. */
+void world_set_strategy(const char *strategy);
 /* One more container on a host, as world_open makes them. */
 void world_add_container(struct host *h, const char *name);
 
@@ -158,6 +171,7 @@ void world_broken(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 extern const struct fm_runtime_ops fake_runtime_ops;
 extern const struct fm_network_ops fake_network_ops;
 extern const struct fm_state_ops fake_state_ops;
+extern const struct fm_memory_ops fake_memory_ops;
 extern const struct fm_store_ops fake_store_ops;
 extern const struct fm_link_ops fake_link_ops;
 json_t *fake_facts(void *ctx, struct fm_error *err);
@@ -168,6 +182,8 @@ struct port *port_of(struct host *h, const char *name);
 /* Images below a directory; NULL when there are none. `make`: an entry. */
 struct images *images_at(struct host *h, const char *dir, bool make);
 void images_forget(struct host *h, const char *dir);
+/* Of a migration; NULL when there is none. */
+struct store *store_of(struct host *h, const char *id);
 void job_add(struct host *h, bool is_dump, const char *name, const char *dir);
 void job_forget(struct host *h, const char *name, bool is_dump);
 /* Ends jobs below a directory (NULL: all) as CRIU does when nobody answers it. */
