@@ -107,6 +107,7 @@ static bool is_telling(const char *message)
 {
     static const char *const noise[] = {
         "rlimit: Can't setup RLIMIT_NOFILE for self",
+        "Unable to open the sysfs file system",
         "Restoring FAILED",
         "Dumping FAILED",
     };

@@ -45,8 +45,8 @@ static void take_one(struct taking *t, const char *name, uint64_t parent, const 
     t->print->hash += mix(mix(OFFSET, facts, sizeof(facts)), name, strlen(name));
     if (changed_us + TICK_US >= t->now_us)
         t->print->settled = false;
-    if (S_ISREG(st->st_mode) && st->st_size > 0)
-        t->print->has_data = true;
+    if (++t->print->entries > FM_TREE_PRINT_MAX)
+        t->print->settled = false;
 }
 
 static int take_below(struct taking *t, int fd, unsigned depth);
@@ -78,7 +78,7 @@ static int take_below(struct taking *t, int fd, unsigned depth)
             close(fd);
         return rc;
     }
-    while (rc == 0 && (e = readdir(d)))
+    while (rc == 0 && t->print->entries <= FM_TREE_PRINT_MAX && (e = readdir(d)))
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
             rc = take_name(t, fd, (uint64_t)st.st_ino, e->d_name, depth);
     return rc;

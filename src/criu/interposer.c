@@ -195,14 +195,22 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
     add_mounts(opts, json_object_get(set, "mounts"));
 }
 
-/* What CRIU is executed with: the network namespace is of no interest when it is made and kept by
- * somebody else. */
+/* The inode number of a network namespace that is made and kept by somebody else, "net[4026532552]:…";
+ * NULL: there is none. The caller frees it. */
+static char *external_net(const FmRpc__Options *opts)
+{
+    for (size_t i = 0; i < opts->n_external; i++)
+        if (fm_starts_with(opts->external[i], "net["))
+            return fm_xstrndup(opts->external[i] + 4, strspn(opts->external[i] + 4, "0123456789"));
+    return NULL;
+}
+
+/* What CRIU is executed with. */
 static bool prepare_criu(const struct interposer *ip, const FmRpc__Options *opts, const json_t *set,
                          int hold_fd)
 {
-    struct fm_preload preload = {.dump = ip->dump,
-                                 .no_conntrack = ip->dump && has_external(opts, "net["),
-                                 .hold_fd = hold_fd};
+    fm_autofree char *net = ip->dump ? external_net(opts) : NULL;
+    struct fm_preload preload = {.dump = ip->dump, .external_net = net, .hold_fd = hold_fd};
     if (ip->dump)
         preload.filter_dir = json_string_value(json_object_get(set, "filter_dir"));
     return fm_preload(&preload);

@@ -34,11 +34,14 @@ static void set_environment(const struct fm_preload *preload, const struct fm_st
     unsetenv("LD_PRELOAD");
     unsetenv(FM_FILTER_ENVIRONMENT);
     unsetenv(FM_HOLD_ENVIRONMENT);
+    unsetenv(FM_EXTERNAL_NET_ENVIRONMENT);
     fm_autofree char *number = fm_strf("%d", preload->hold_fd);
     if (*list)
         setenv("LD_PRELOAD", list, 1);
     if (preload->filter_dir)
         setenv(FM_FILTER_ENVIRONMENT, preload->filter_dir, 1);
+    if (preload->external_net)
+        setenv(FM_EXTERNAL_NET_ENVIRONMENT, preload->external_net, 1);
     if (preload->hold_fd >= 0)
         setenv(FM_HOLD_ENVIRONMENT, number, 1);
 }
@@ -48,11 +51,11 @@ bool fm_preload(const struct fm_preload *preload)
     fm_cleanup(fm_strv_free) struct fm_strv libraries = {0};
     if (preload->dump)
         add(&libraries, "libfleximigrate-dump-aid.so");
-    if (preload->no_conntrack)
+    if (preload->external_net)
         add(&libraries, "libfleximigrate-no-conntrack.so");
     if (preload->filter_dir && !add(&libraries, "libfleximigrate-pagefilter.so"))
         return false;
-    if (preload->hold_fd >= 0 && !add(&libraries, "libfleximigrate-hold.so"))
+    if (preload->hold_fd >= 0 && !add(&libraries, "libfleximigrate-restore-aid.so"))
         return false;
     set_environment(preload, &libraries);
     return true;

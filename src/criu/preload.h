@@ -4,12 +4,16 @@
 
 #include <stdbool.h>
 
-/* Number of the socket by which a held CRIU is let go (hold.c). */
+/* Number of the socket by which a held CRIU is let go (restore_aid.c). */
 #define FM_HOLD_ENVIRONMENT "FLEXIMIGRATE_HOLD_FD"
+
+/* Inode number of a network namespace that is not the container's own (no_conntrack.c). */
+#define FM_EXTERNAL_NET_ENVIRONMENT "FLEXIMIGRATE_EXTERNAL_NET"
 
 struct fm_preload {
     bool dump;              /* what every dump needs (dump_aid.c) */
-    bool no_conntrack;      /* without its library a dump only takes longer */
+    const char *external_net; /* the inode number; NULL: CRIU saves the network namespace. Without
+                                 its library a dump only takes longer */
     const char *filter_dir; /* the dump is a skeleton; NULL: not */
     int hold_fd;            /* stays open in CRIU; -1: it is not held */
 };

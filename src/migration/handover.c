@@ -128,7 +128,8 @@ static int send_files(struct fm_migration *m, uint64_t changed_after_us, bool la
     struct fm_tree_selection selection = {
         .changed_after_us = changed_after_us, .always = &m->mapped_files, .last = last};
     int rc = fm_handover_tmpfs_send(m, changed_after_us, last, err);
-    if (rc == 0)
+    bool unchanged = fm_handover_is_unchanged(upper, &m->mapped_files, &m->upper_print);
+    if (rc == 0 && !(unchanged && last))
         rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
                                             &m->stats.file_bytes, err);
     for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++)

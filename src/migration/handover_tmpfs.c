@@ -44,6 +44,17 @@ static void mapped_below(const struct fm_strv *mapped, const char *target, struc
             fm_strv_add(below, mapped->items[i] + strlen(prefix));
 }
 
+bool fm_handover_is_unchanged(const char *path, const struct fm_strv *mapped,
+                              struct fm_tree_print *print)
+{
+    struct fm_tree_print now;
+    if (fm_tree_print_take(path, &now, NULL) < 0)
+        now = (struct fm_tree_print){0};
+    bool same = mapped->count == 0 && fm_tree_print_same(print, &now);
+    *print = now;
+    return same;
+}
+
 static int send_mount(struct fm_migration *m, size_t index,
                       const struct fm_tree_selection *selection, struct fm_error *err)
 {
@@ -51,16 +62,10 @@ static int send_mount(struct fm_migration *m, size_t index,
     fm_autofree char *name = fm_strf("tmpfs:%zu", index);
     fm_autofree char *path = fm_tmpfs_path(m->dir, index);
     struct fm_tree_selection own = *selection;
-    struct fm_tree_print print;
     mapped_below(&m->mapped_files, m->tmpfs.items[index].target, &mapped);
     own.always = &mapped;
-    int rc = fm_tree_print_take(path, &print, err);
-    if (rc < 0)
-        return rc;
-    bool unchanged = selection->last && mapped.count == 0 &&
-                     fm_tree_print_same(&m->tmpfs_prints[index], &print);
-    m->tmpfs_prints[index] = print;
-    if (unchanged)
+    bool unchanged = fm_handover_is_unchanged(path, &mapped, &m->tmpfs_prints[index]);
+    if (unchanged && selection->last)
         return 0;
     return m->parts->links.ops->send_tree(m->link, m->id, name, path, &own, &m->stats.file_bytes,
                                           err);

@@ -14,6 +14,8 @@
 
 /* Page stores may fill the memory that was reserved for them; the reservation is the limit. */
 #define PAGES_MOUNT "mode=0700,size=95%"
+/* Fresh memory arrives twice as fast in huge pages; a kernel without them refuses the option. */
+#define PAGES_MOUNT_HUGE PAGES_MOUNT ",huge=within_size"
 
 static json_t *facts(void *ctx)
 {
@@ -30,8 +32,9 @@ static int mount_pages_dir(const char *dir, struct fm_error *err)
     int rc = fm_mkdir_p(dir, 0700, err);
     if (rc < 0 || fm_is_mount_point(dir))
         return rc;
-    if (mount("fleximigrate-pages", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, PAGES_MOUNT) <
-        0)
+    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (mount("fleximigrate-pages", dir, "tmpfs", flags, PAGES_MOUNT_HUGE) < 0 &&
+        mount("fleximigrate-pages", dir, "tmpfs", flags, PAGES_MOUNT) < 0)
         return fm_error_errno(err, errno, "cannot mount a tmpfs for page stores at %s", dir);
     return 0;
 }

@@ -20,9 +20,13 @@
 
 struct stream {
     struct fm_connection *connection;
-    pthread_mutex_t sending; /* its own thread answers, the watcher asks for pages */
-    bool open;               /* the greetings are over */
+    bool open; /* the greetings are over */
     struct stream *next;
+};
+
+struct arrival {
+    pid_t inner_pid;
+    uint64_t start, end;
 };
 
 struct fm_memory_sink {
@@ -39,6 +43,8 @@ struct fm_memory_sink {
     struct fm_error error; /* the pager's, final */
     uint64_t missing;      /* bytes that the source kept */
     uint64_t arrived;      /* of those */
+    struct arrival *early; /* since the last PAGES_SYNC, before it was known what is missing */
+    size_t early_count, early_capacity;
     bool closing;
 
     pthread_t watcher;
@@ -52,30 +58,48 @@ struct fm_memory_sink {
 static void want(void *ctx, pid_t inner_pid, uint64_t address)
 {
     struct fm_memory_sink *s = ctx;
-    json_auto_t *body =
-        json_pack("{s:i, s:I}", "pid", (int)inner_pid, "address", (json_int_t)address);
     pthread_mutex_lock(&s->lock);
     struct stream *stream = s->streams;
     while (stream && !stream->open)
         stream = stream->next;
-    if (stream) {
-        pthread_mutex_lock(&stream->sending);
-        fm_connection_send_json(stream->connection, FM_FRAME_PAGES_WANT, body, NULL);
-        pthread_mutex_unlock(&stream->sending);
+    if (stream)
+        fm_page_receiver_want(s->receiver, stream->connection, inner_pid, address, NULL);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void tell_pager(struct fm_memory_sink *s, const struct arrival *a)
+{
+    s->arrived += a->end - a->start;
+    fm_pager_arrived(s->pager, a->inner_pid, a->start, a->end);
+}
+
+/* The source serves missing pages as soon as it has said which they are, over other connections
+ * than it says so. What it sends after its last PAGES_SYNC is missing pages only. */
+static void arrived(void *ctx, pid_t inner_pid, uint64_t start, uint64_t end)
+{
+    struct fm_memory_sink *s = ctx;
+    struct arrival a = {inner_pid, start, end};
+    pthread_mutex_lock(&s->lock);
+    if (s->missing && s->pager) {
+        tell_pager(s, &a);
+    } else {
+        if (s->early_count == s->early_capacity) {
+            s->early_capacity = s->early_capacity ? 2 * s->early_capacity : 64;
+            s->early = fm_xrealloc(s->early, s->early_capacity * sizeof(*s->early));
+        }
+        s->early[s->early_count++] = a;
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-static void arrived(void *ctx, pid_t inner_pid, uint64_t start, uint64_t end)
+/* Under the lock. */
+static void tell_early(struct fm_memory_sink *s)
 {
-    struct fm_memory_sink *s = ctx;
-    pthread_mutex_lock(&s->lock);
-    struct fm_pager *pager = s->missing ? s->pager : NULL;
-    if (pager)
-        s->arrived += end - start;
-    if (pager)
-        fm_pager_arrived(pager, inner_pid, start, end);
-    pthread_mutex_unlock(&s->lock);
+    if (!s->missing || !s->pager)
+        return;
+    for (size_t i = 0; i < s->early_count; i++)
+        tell_pager(s, &s->early[i]);
+    s->early_count = 0;
 }
 
 static void *watch(void *arg)
@@ -150,8 +174,12 @@ static int sink_pager(struct fm_memory_sink *s, const char *work_dir, struct fm_
     int rc = fm_mkdir_p(work_dir, 0700, err);
     if (rc < 0)
         return rc;
-    s->pager = fm_pager_start(&spec, err);
-    return s->pager ? start_watching(s, err) : fm_error_result(err);
+    struct fm_pager *pager = fm_pager_start(&spec, err);
+    pthread_mutex_lock(&s->lock);
+    s->pager = pager;
+    tell_early(s);
+    pthread_mutex_unlock(&s->lock);
+    return pager ? start_watching(s, err) : fm_error_result(err);
 }
 
 /* --- life --- */
@@ -162,6 +190,7 @@ static void sink_free(struct fm_memory_sink *s)
     fm_page_store_close(s->store);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
+    free(s->early);
     free(s->store_dir);
     free(s);
 }
@@ -244,7 +273,6 @@ static int sink_attach(struct fm_memory_sink *s, struct fm_connection *c, struct
 {
     struct stream *stream = fm_xcalloc(1, sizeof(*stream));
     stream->connection = c;
-    pthread_mutex_init(&stream->sending, NULL);
     pthread_mutex_lock(&s->lock);
     bool closing = s->closing;
     if (!closing) {
@@ -254,7 +282,6 @@ static int sink_attach(struct fm_memory_sink *s, struct fm_connection *c, struct
     pthread_mutex_unlock(&s->lock);
     if (!closing)
         return 0;
-    pthread_mutex_destroy(&stream->sending);
     free(stream);
     return fm_error_set(err, FM_E_CLOSED, "the migration ends");
 }
@@ -279,7 +306,6 @@ static void detach(struct fm_memory_sink *s, struct stream *stream)
     *at = stream->next;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
-    pthread_mutex_destroy(&stream->sending);
     free(stream);
 }
 
@@ -287,15 +313,12 @@ static int take_frame(struct fm_memory_sink *s, struct stream *stream, struct fm
 {
     struct fm_frame frame;
     int rc = fm_connection_recv(stream->connection, &frame, err);
-    if (rc < 0)
-        return rc;
-    bool answers = frame.type == FM_FRAME_PAGES_SYNC;
-    if (answers)
-        pthread_mutex_lock(&stream->sending);
-    rc = fm_page_receive(s->receiver, stream->connection, &frame, err);
-    if (answers)
-        pthread_mutex_unlock(&stream->sending);
-    return rc;
+    if (rc == 0 && frame.type == FM_FRAME_PAGES_SYNC) {
+        pthread_mutex_lock(&s->lock);
+        s->early_count = 0; /* of a round: they may have been written since */
+        pthread_mutex_unlock(&s->lock);
+    }
+    return rc < 0 ? rc : fm_page_receive(s->receiver, stream->connection, &frame, err);
 }
 
 static int sink_stream(struct fm_memory_sink *s, struct fm_connection *c, struct fm_error *err)
@@ -324,6 +347,7 @@ static int sink_settle(struct fm_memory_sink *s, const char *path, struct fm_err
     pthread_mutex_lock(&s->lock);
     s->missing = fm_memory_index_missing(&index);
     s->arrived = 0;
+    tell_early(s);
     pthread_mutex_unlock(&s->lock);
     return rc;
 }

@@ -1,0 +1,152 @@
+/* Preloaded into a CRIU that is started early to restore. Two things shorten the time in which the
+ * container stands still.
+ *
+ * Holding. CRIU starts while the container still runs on its old host, and waits with its start-up
+ * behind it until the images are there. The first image that it opens is the inventory.
+ * FLEXIMIGRATE_HOLD_FD is a socket to the interposer: a byte out says that CRIU waits, a byte in lets
+ * it go on, and an end (nobody will let it go on) ends it.
+ *
+ * Tidying up later. CRIU builds the container's mounts in a yard below /tmp/.criu.mntns.XXXXXX in a
+ * mount namespace of its own, and takes both down when the tasks are complete but do not run yet:
+ * three grace periods of the kernel, 3 to 10 ms. The namespace goes with CRIU itself a moment later,
+ * and the empty directory then. */
+#undef _FILE_OFFSET_BITS /* which would make one of openat and openat64 */
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "criu/preload.h"
+
+#define YARD "/tmp/.criu.mntns."
+
+typedef int (*openat_fn)(int, const char *, int, ...);
+typedef int (*setns_fn)(int, int);
+typedef int (*umount2_fn)(const char *, int);
+typedef int (*rmdir_fn)(const char *);
+typedef int (*close_fn)(int);
+
+static int hold_fd = -1;
+/* Of the process that was let go; the tasks that it forks do everything themselves. */
+static pid_t main_pid;
+static int entered_fd = -1; /* mount namespace that it has entered last */
+static int yard_fd = -1;    /* the one with the yard */
+static char yard[PATH_MAX];
+
+int openat(int dir, const char *path, int flags, ...);
+int openat64(int dir, const char *path, int flags, ...);
+
+/* What CRIU executes is not held. */
+__attribute__((constructor)) static void adopt(void)
+{
+    const char *number = getenv(FM_HOLD_ENVIRONMENT);
+    if (number)
+        hold_fd = atoi(number);
+    if (hold_fd >= 0)
+        fcntl(hold_fd, F_SETFD, FD_CLOEXEC);
+    unsetenv(FM_HOLD_ENVIRONMENT);
+    unsetenv("LD_PRELOAD");
+}
+
+static bool is_main(void)
+{
+    return main_pid != 0 && getpid() == main_pid;
+}
+
+/* ---- Holding ---- */
+
+static void wait_for_images(void)
+{
+    int fd = hold_fd;
+    char byte = 'h';
+    hold_fd = -1;
+    ssize_t n = write(fd, &byte, 1);
+    while (n == 1 && (n = read(fd, &byte, 1)) < 0 && errno == EINTR)
+        n = 1;
+    if (n != 1)
+        _exit(1);
+    close(fd);
+    main_pid = getpid();
+}
+
+static int open_any(int dir, const char *path, int flags, mode_t mode)
+{
+    openat_fn next = (openat_fn)dlsym(RTLD_NEXT, "openat64");
+    if (hold_fd >= 0 && strcmp(path, "inventory.img") == 0)
+        wait_for_images();
+    return next(dir, path, flags, mode);
+}
+
+int openat(int dir, const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_any(dir, path, flags, mode);
+}
+
+int openat64(int dir, const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_any(dir, path, flags, mode);
+}
+
+/* ---- Tidying up later ---- */
+
+int setns(int fd, int type)
+{
+    setns_fn next = (setns_fn)dlsym(RTLD_NEXT, "setns");
+    int rc = next(fd, type);
+    if (rc == 0 && type == CLONE_NEWNS)
+        entered_fd = fd;
+    return rc;
+}
+
+int umount2(const char *path, int flags)
+{
+    umount2_fn next = (umount2_fn)dlsym(RTLD_NEXT, "umount2");
+    if (flags != MNT_DETACH || strncmp(path, YARD, strlen(YARD)) != 0 || !is_main() ||
+        strlen(path) >= sizeof(yard) || entered_fd < 0)
+        return next(path, flags);
+    memcpy(yard, path, strlen(path) + 1);
+    yard_fd = entered_fd;
+    return 0;
+}
+
+int rmdir(const char *path)
+{
+    rmdir_fn next = (rmdir_fn)dlsym(RTLD_NEXT, "rmdir");
+    return *yard && strcmp(path, yard) == 0 && is_main() ? 0 : next(path);
+}
+
+int close(int fd)
+{
+    static close_fn next;
+    if (fd >= 0 && fd == yard_fd && is_main()) {
+        yard_fd = -1;
+        return 0;
+    }
+    if (!next)
+        next = (close_fn)dlsym(RTLD_NEXT, "close");
+    return next(fd);
+}
+
+/* Back in its own mount namespace, where nothing is mounted there. */
+__attribute__((destructor)) static void tidy_up(void)
+{
+    rmdir_fn next = (rmdir_fn)dlsym(RTLD_NEXT, "rmdir");
+    if (*yard && is_main())
+        next(yard);
+}
