@@ -276,8 +276,6 @@ static int on_frozen(void *arg, struct fm_error *err)
 static int pin_original(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
-    m->stats.dump_ms = ms_since(m->frozen_us);
-    fm_timeline_mark(&m->freeze, "dumped");
     int rc = p->runtime.ops->freeze(p->runtime.ctx, m->container->name, true, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot freeze the original");
@@ -289,15 +287,24 @@ static int pin_original(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
-/* While the destination restores, what CRIU was shown is compared with what there is. */
+/* While the destination restores, the original is pinned, and what CRIU was shown is compared with
+ * what there is. */
 static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *err)
 {
     const struct fm_memory_ops *memory = m->parts->memory.ops;
     struct fm_error e = {0};
+    json_auto_t *frozen = body;
+    json_object_set_new(frozen, "migration", json_string(m->id));
+    int rc = m->parts->links.ops->ask(m->link, FM_FRAME_FROZEN, frozen, err);
+    if (rc == 0)
+        rc = pin_original(m, err);
+    if (rc < 0)
+        return rc;
     if (m->memory)
         memory->verify_begin(m->memory);
-    json_auto_t *ready = call(m, FM_FRAME_FROZEN, body, m->options.execution_timeout_ms, err);
-    int rc = ready ? 0 : fm_error_result(err);
+    json_auto_t *ready = m->parts->links.ops->answer(m->link, FM_FRAME_FROZEN,
+                                                     m->options.execution_timeout_ms, err);
+    rc = ready ? 0 : fm_error_result(err);
     fm_timeline_mark_remote(&m->freeze, "restored", json_object_get(ready, "steps"));
     int verified = m->memory ? memory->verify_end(m->memory, &e) : 0;
     fm_timeline_mark(&m->freeze, "maps verified");
@@ -360,8 +367,8 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
                                       .tmpfs = &m->tmpfs};
     if (rc == 0)
         rc = p->state.ops->dump_go(p->state.ctx, m->dump, &request, err);
-    if (rc == 0)
-        rc = pin_original(m, err);
+    m->stats.dump_ms = ms_since(m->frozen_us);
+    fm_timeline_mark(&m->freeze, "dumped");
     if (rc == 0)
         rc = send_state(m, err);
     return rc;

@@ -137,13 +137,25 @@ static enum fm_frame_type answer_to(int request)
     }
 }
 
+static int link_ask(struct fm_link *link, int frame_type, const json_t *body, struct fm_error *err)
+{
+    return fm_connection_send_json(link->connection, (enum fm_frame_type)frame_type, body, err);
+}
+
+static json_t *link_answer(struct fm_link *link, int frame_type, uint64_t timeout_ms,
+                           struct fm_error *err)
+{
+    fm_connection_set_timeout(link->connection, timeout_ms);
+    return fm_connection_expect(link->connection, answer_to(frame_type), err);
+}
+
 static json_t *link_call(struct fm_link *link, int frame_type, const json_t *body,
                          uint64_t timeout_ms, struct fm_error *err)
 {
     fm_connection_set_timeout(link->connection, timeout_ms);
-    if (fm_connection_send_json(link->connection, (enum fm_frame_type)frame_type, body, err) < 0)
+    if (link_ask(link, frame_type, body, err) < 0)
         return NULL;
-    return fm_connection_expect(link->connection, answer_to(frame_type), err);
+    return link_answer(link, frame_type, timeout_ms, err);
 }
 
 static int send_named(struct fm_link *link, enum fm_frame_type type, const char *migration,
@@ -222,6 +234,8 @@ static const struct fm_link_ops wire_ops = {
     .shutdown = link_shutdown,
     .bytes = link_bytes,
     .call = link_call,
+    .ask = link_ask,
+    .answer = link_answer,
     .send_tree = link_send_tree,
     .send_file = link_send_file,
     .images_begin = link_images_begin,

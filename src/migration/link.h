@@ -36,6 +36,10 @@ struct fm_link_ops {
      * the other side becomes `err` with its code. */
     json_t *(*call)(struct fm_link *link, int frame_type, const json_t *body, uint64_t timeout_ms,
                     struct fm_error *err);
+    /* The same in two halves, for what can be done here while the other side works. */
+    int (*ask)(struct fm_link *link, int frame_type, const json_t *body, struct fm_error *err);
+    json_t *(*answer)(struct fm_link *link, int frame_type, uint64_t timeout_ms,
+                      struct fm_error *err);
     /* Sends a file tree, or what changed in it, under a name ("layer:<digest>", "upper",
      * "volume:N"). */
     int (*send_tree)(struct fm_link *link, const char *migration, const char *name, const char *dir,

@@ -261,6 +261,7 @@ static int sink_find(void *ctx, const char *migration, const char *work_dir,
     struct fm_pager_spec spec = spec_of(s, work_dir, control, log);
     struct fm_error nobody = {0};
     s->pager = fm_pager_find(&spec, &nobody);
+    s->missing = 1; /* perhaps: the pager knows */
     if (s->pager)
         return start_watching(s, err);
     s->error = nobody;

@@ -119,7 +119,7 @@ none_mounted()
 
 @test "tmpfs: dead on the destination, it comes back with what it kept" {
     start_keepers
-    printf '#!/bin/sh\nexec runc kill plain KILL\n' >"$FM_WORK/kill"
+    printf '#!/bin/sh\nrunc kill plain KILL\nuntil runc state plain | grep -q stopped; do sleep 0.02; done\n' >"$FM_WORK/kill"
     chmod 755 "$FM_WORK/kill"
     daemon_restart b "FLEXIMIGRATE_FAULT=step.register=run:$FM_WORK/kill"
     run ! --separate-stderr cluster_cli a -q migrate plain --to host-b

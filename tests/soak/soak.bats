@@ -75,7 +75,7 @@ accepted_options()
 }
 
 @test "soak: random strategies and mixes of memory, zero differences" {
-    local help hop=0 i from to other mix options chosen all mib rate
+    local help hop=0 i from to other mix options chosen strategy all mib rate
     help=$("$FM_BUILD/src/cli/fleximigrate" migrate --help)
     RANDOM=$seed
     read -r -a all <<<"$(strategies)"
@@ -88,17 +88,13 @@ accepted_options()
         from=a to=b
         for ((i = 0; i < hops_of_a_container && hop < hops; i++, hop++)); do
             one_of "${all[@]}"
+            strategy=$chosen
             choose_options
-            soak_hop "$chosen" || fail "seed $seed, hop $hop: $chosen ${options[*]}, ${mix[*]}"
+            if ! hop_by "$strategy" "$from" "$to" mem "${options[@]}" || ! assert_memcheck "$to" mem; then
+                fail "seed $seed, hop $hop: $strategy ${options[*]}, ${mix[*]}"
+            fi
             other=$from from=$to to=$other
         done
         remove_everywhere mem
     done
-}
-
-# soak_hop STRATEGY
-soak_hop()
-{
-    chosen=$1
-    hop_by "$1" "$from" "$to" mem "${options[@]}" && assert_memcheck "$to" mem
 }

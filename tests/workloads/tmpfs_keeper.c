@@ -152,6 +152,13 @@ static const char *check_files(void)
     return NULL;
 }
 
+static bool watch_tells(void)
+{
+    char events[512];
+    close(make("deep/deeper/new", 0));
+    return unlink("deep/deeper/new") == 0 && read(keep.watch, events, sizeof(events)) > 0;
+}
+
 static const char *check_others(void)
 {
     char text[512] = "";
@@ -166,9 +173,7 @@ static const char *check_others(void)
         return "the fifo differs";
     if (keep.devices && (stat("zero", &st) || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 5)))
         return "the device differs";
-    close(make("deep/deeper/new", 0));
-    if (unlink("deep/deeper/new") < 0 ||
-        (keep.watches && read(keep.watch, text, sizeof(text)) <= 0))
+    if (keep.watches && !watch_tells() && !watch_tells()) /* CRIU drops events that were not read */
         return "the watch is lost";
     int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(client, (struct sockaddr *)&name, sizeof(name)) < 0)

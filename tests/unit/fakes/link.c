@@ -14,6 +14,7 @@ struct fm_link {
     bool busy; /* with a request: the other side notices after it */
     struct fm_conversation conversation;
     char images_dir[256]; /* being sent; "" none */
+    json_t *asked;        /* in the first half of a call */
 };
 
 static bool is_cut(const struct fm_link *link)
@@ -70,6 +71,7 @@ static void link_close(struct fm_link *link)
     if (!link)
         return;
     cut(link);
+    json_decref(link->asked);
     free(link);
 }
 
@@ -133,6 +135,24 @@ static json_t *link_call(struct fm_link *link, int frame_type, const json_t *bod
     json_decref(answer);
     closed(link, err); /* the answer is lost */
     return NULL;
+}
+
+static int link_ask(struct fm_link *link, int frame_type, const json_t *body, struct fm_error *err)
+{
+    (void)frame_type;
+    (void)err;
+    json_decref(link->asked);
+    link->asked = json_deep_copy(body);
+    return 0;
+}
+
+static json_t *link_answer(struct fm_link *link, int frame_type, uint64_t timeout_ms,
+                           struct fm_error *err)
+{
+    json_auto_t *body = link->asked;
+
+    link->asked = NULL;
+    return link_call(link, frame_type, body, timeout_ms, err);
 }
 
 static int link_send_tree(struct fm_link *link, const char *migration, const char *name,
@@ -210,6 +230,8 @@ const struct fm_link_ops fake_link_ops = {
     .shutdown = link_shutdown,
     .bytes = link_bytes,
     .call = link_call,
+    .ask = link_ask,
+    .answer = link_answer,
     .send_tree = link_send_tree,
     .send_file = link_send_file,
     .images_begin = link_images_begin,
