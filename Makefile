@@ -28,6 +28,10 @@ test-fault: deps
 	@$(MAKE) --no-print-directory all
 	tests/run --fault
 
+test-soak: deps
+	@$(MAKE) --no-print-directory all
+	tests/soak/run
+
 test-model:
 	tests/run --model
 
@@ -51,4 +55,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-sanitize build-lint build-fuzz
 
-.PHONY: all deps demo test test-full test-fault test-model bench sanitize fuzz lint install clean
+.PHONY: all deps demo test test-full test-fault test-soak test-model bench sanitize fuzz lint install clean

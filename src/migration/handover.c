@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/handover_files.h"
 #include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
 #include "migration/log_pipe.h"
@@ -73,102 +74,6 @@ static int call_void(struct fm_migration *m, enum fm_frame_type type, json_t *fi
 
 /* --- PREPARATION --- */
 
-/* The part of the root file system that this container wrote: the overlay's upper directory, or all
- * of a plain root. */
-static char *writable_dir(struct fm_migration *m)
-{
-    struct fm_bundle bundle;
-    fm_bundle_paths(&m->parts->bundles, m->container->name, &bundle);
-    const json_t *root = json_object_get(m->container->config, "root");
-    const char *path = json_string_value(json_object_get(root, "path"));
-    return fm_xstrdup(!m->container->layers.count && path && *path == '/' ? path : bundle.upper);
-}
-
-/* Files that are mapped shared and writable may change without a trace in their times: they travel
- * in every pass. */
-static void note_mapped_files(struct fm_migration *m)
-{
-    struct fm_components *p = m->parts;
-    struct fm_error ignored = {0}; /* a process that has just ended has no maps */
-    fm_autofree pid_t *pids = NULL;
-    size_t count = 0;
-    p->runtime.ops->processes(p->runtime.ctx, m->container->name, &pids, &count, &ignored);
-    for (size_t i = 0; i < count; i++)
-        fm_tree_mapped_files(pids[i], &m->mapped_files, &ignored);
-}
-
-/* Those of the mapped files that lie below `target` ("/data"), relative to it. */
-static void mapped_below(const struct fm_strv *mapped, const char *target, struct fm_strv *below)
-{
-    fm_autofree char *prefix = fm_strf("%s/", target + strspn(target, "/"));
-    for (size_t i = 0; i < mapped->count; i++)
-        if (fm_starts_with(mapped->items[i], prefix))
-            fm_strv_add(below, mapped->items[i] + strlen(prefix));
-}
-
-static int send_volume(struct fm_migration *m, size_t index,
-                       const struct fm_tree_selection *selection, struct fm_error *err)
-{
-    const struct fm_volume *volume = &m->container->volumes[index];
-    fm_cleanup(fm_strv_free) struct fm_strv mapped = {0};
-    fm_autofree char *name = fm_strf("volume:%zu", index);
-    struct fm_tree_selection own = *selection;
-    mapped_below(&m->mapped_files, volume->target, &mapped);
-    own.always = &mapped;
-    return m->parts->links.ops->send_tree(m->link, m->id, name, volume->source, &own,
-                                          &m->stats.file_bytes, err);
-}
-
-/* One pass over the writable layer and the volumes; the last one lies in the freeze. */
-static int send_files(struct fm_migration *m, uint64_t changed_after_us, bool last,
-                      struct fm_error *err)
-{
-    fm_autofree char *upper = writable_dir(m);
-    note_mapped_files(m);
-    struct fm_tree_selection selection = {
-        .changed_after_us = changed_after_us, .always = &m->mapped_files, .last = last};
-    int rc = fm_handover_tmpfs_send(m, changed_after_us, last, err);
-    bool unchanged = fm_handover_is_unchanged(upper, &m->mapped_files, &m->upper_print);
-    if (rc == 0 && !(unchanged && last))
-        rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
-                                            &m->stats.file_bytes, err);
-    for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++)
-        if (!m->container->volumes[i].shared)
-            rc = send_volume(m, i, &selection, err);
-    return rc;
-}
-
-static int send_log(struct fm_migration *m, struct fm_error *err)
-{
-    struct fm_bundle bundle;
-    fm_bundle_paths(&m->parts->bundles, m->container->name, &bundle);
-    if (!fm_file_exists(bundle.log))
-        return 0;
-    return m->parts->links.ops->send_file(m->link, m->id, "log", bundle.log, m->log_sent,
-                                          &m->log_sent, err);
-}
-
-static int send_layers(struct fm_migration *m, const json_t *missing, struct fm_error *err)
-{
-    size_t i;
-    json_t *item;
-    json_array_foreach(missing, i, item)
-    {
-        const char *digest = json_string_value(item);
-        fm_autofree char *dir = digest ? fm_image_layer_dir(m->parts->images, digest, err) : NULL;
-        if (!dir)
-            return fm_error_prefix(err, "the destination asked for a layer that is not here");
-        fm_autofree char *name = fm_strf("layer:%s", digest);
-        int rc = m->parts->links.ops->send_tree(
-            m->link, m->id, name, dir, &(struct fm_tree_selection){0}, &m->stats.layer_bytes, err);
-        if (rc < 0)
-            return rc;
-        fm_migration_progress(m, "layers", (int)((i + 1) * 100 / json_array_size(missing)),
-                              m->stats.layer_bytes);
-    }
-    return 0;
-}
-
 /* Where the destination asks for the decision when it cannot be told. */
 static void describe_source(struct fm_components *p, struct fm_host *self)
 {
@@ -200,7 +105,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
-    rc = send_layers(m, json_object_get(prepared, "missing_layers"), err);
+    rc = fm_handover_send_layers(m, json_object_get(prepared, "missing_layers"), err);
     if (rc == 0 && m->has_endpoint)
         rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);
     if (rc == 0 && m->has_endpoint)
@@ -210,9 +115,9 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     m->upper_since_us = fm_realtime_us();
     rc = fm_handover_tmpfs_attach(m, err);
     if (rc == 0)
-        rc = send_files(m, 0, false, err);
+        rc = fm_handover_send_files(m, 0, false, err);
     if (rc == 0)
-        rc = send_log(m, err);
+        rc = fm_handover_send_log(m, err);
     fm_migration_progress(m, "files", 100, m->stats.file_bytes);
     return rc;
 }
@@ -323,11 +228,11 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     if (!manifest)
         return fm_error_result(err);
     fm_timeline_mark(&m->freeze, "images sent");
-    int rc = send_files(m, m->upper_since_us, true, err);
+    int rc = fm_handover_send_files(m, m->upper_since_us, true, err);
     if (rc == 0)
         fm_log_pipe_settle(m->init_pid);
     if (rc == 0)
-        rc = send_log(m, err);
+        rc = fm_handover_send_log(m, err);
     fm_timeline_mark(&m->freeze, "files and log sent");
     if (rc == 0)
         rc = fm_precopy_finish(m, err);

@@ -5,6 +5,22 @@
 
 #include "migration/incoming.h"
 
+/* All of a host. */
+struct fm_incoming_table {
+    struct fm_components *parts;
+    pthread_mutex_t lock;
+    pthread_mutex_t admission; /* from the check of a name to its entry */
+    struct fm_incoming *first;
+};
+
+/* A migration of ours after its commit, whose rollback brings the container back: then the name is
+ * free for it. `peer` NULL: from whichever host. */
+bool fm_incoming_is_return(struct fm_components *p, const char *return_of, const char *container,
+                           const char *peer);
+/* FM_E_REFUSED, FM_E_AUTH: why it may not be prepared here. */
+int fm_incoming_admissible(struct fm_incoming_table *t, const struct fm_incoming *in,
+                           const char *peer, struct fm_error *err);
+
 /* Moves to a stage and writes it to the journal. */
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
 /* Starts the runtime's restore, held before CRIU. */
@@ -28,6 +44,10 @@ void fm_incoming_memory_orphaned(struct fm_incoming *in);
  * and it must be restored again. */
 int fm_incoming_memory_recover(struct fm_incoming *in, bool *whole, struct fm_error *err);
 
+/* There is something that only the source knows. */
+bool fm_incoming_has_questions(const struct fm_incoming *in);
+/* With the lock held, or before anybody else knows it. */
+void fm_incoming_start_asking(struct fm_incoming *in);
 /* From the journal into the table. */
 struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id,
                                      struct fm_error *err);

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/subprocess.h"
 #include "base/text.h"
@@ -368,11 +369,11 @@ struct fm_pager *fm_pager_start(const struct fm_pager_spec *spec, struct fm_erro
 static bool find_done(struct fm_pager *p)
 {
     fm_autofree char *path = fm_strf("%s/" FM_PAGER_DONE_FILE, p->store_dir);
-    fm_autofclose FILE *f = fopen(path, "re");
+    fm_autofree char *line = fm_file_line(path);
     struct fm_pager_status *s = &p->status;
 
-    if (!f || fscanf(f, "%" SCNu64 " %" SCNu64 " %" SCNu64, &s->total_bytes, &s->faults,
-                     &s->fault_us_max) != 3)
+    if (!line || sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64, &s->total_bytes, &s->faults,
+                        &s->fault_us_max) != 3)
         return false;
     s->filled_bytes = s->total_bytes;
     s->resumed = s->done = true;
@@ -401,29 +402,35 @@ struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error
 
 /* ---- When it dies ---- */
 
-static int give(struct fm_pager *p, enum fm_pager_holding what, const struct holding *h,
-                const int *fds)
+static int give_fd(struct fm_pager *p, enum fm_pager_holding what, int fd)
 {
     struct fm_pager_message m = {.kind = FM_PAGER_GIVE, .what = what};
-    size_t count = h && fds[1] >= 0 ? 2 : 1;
 
-    if (h) {
-        m.slot = h->slot;
-        m.serial = h->serial;
-    }
-    return fds[0] < 0 ? 0 : fm_pager_send(p->control, &m, fds, count, 0);
+    return fd < 0 ? 0 : fm_pager_send(p->control, &m, &fd, 1, 0);
+}
+
+static int give_task(struct fm_pager *p, const struct holding *h)
+{
+    struct fm_pager_message m = {
+        .kind = FM_PAGER_GIVE,
+        .what = FM_PAGER_HELD_TASK,
+        .slot = h->slot,
+        .serial = h->serial,
+    };
+
+    return fm_pager_send(p->control, &m, h->fds, h->fds[1] >= 0 ? 2 : 1, 0);
 }
 
 static int give_all(struct fm_pager *p)
 {
-    int ret = give(p, FM_PAGER_HELD_STATE, NULL, &p->maps.fd);
+    int ret = give_fd(p, FM_PAGER_HELD_STATE, p->maps.fd);
 
     if (ret == 0)
-        ret = give(p, FM_PAGER_HELD_LISTEN, NULL, &p->listen);
+        ret = give_fd(p, FM_PAGER_HELD_LISTEN, p->listen);
     if (ret == 0)
-        ret = give(p, FM_PAGER_HELD_LAZY, NULL, &p->lazy);
+        ret = give_fd(p, FM_PAGER_HELD_LAZY, p->lazy);
     for (size_t i = 0; i < p->holding_count && ret == 0; i++)
-        ret = give(p, FM_PAGER_HELD_TASK, &p->holdings[i], p->holdings[i].fds);
+        ret = give_task(p, &p->holdings[i]);
     if (ret == 0)
         ret = fm_pager_send(p->control, &(struct fm_pager_message){.kind = FM_PAGER_BEGIN}, NULL, 0,
                             0);

@@ -1,7 +1,6 @@
 #include "state/pager_worker.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -168,6 +167,14 @@ static struct fm_pager_status status_of(struct fm_pager_worker *w)
     };
 }
 
+/* As far as it can have changed by itself. */
+static bool same(const struct fm_pager_status *a, const struct fm_pager_status *b)
+{
+    return a->total_bytes == b->total_bytes && a->filled_bytes == b->filled_bytes &&
+           a->missing_bytes == b->missing_bytes && a->faults == b->faults &&
+           a->processes == b->processes;
+}
+
 void fm_pager_link_status(struct fm_pager_worker *w, bool at_once)
 {
     struct fm_pager_message m = {.kind = FM_PAGER_STATUS};
@@ -176,7 +183,7 @@ void fm_pager_link_status(struct fm_pager_worker *w, bool at_once)
         return;
     m.status = status_of(w);
     w->sent_us = w->now_us;
-    if (!at_once && memcmp(&m.status, &w->sent, sizeof(m.status)) == 0)
+    if (!at_once && same(&m.status, &w->sent))
         return;
     if (tell(w, &m, NULL, 0) == 0)
         w->sent = m.status;

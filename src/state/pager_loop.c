@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/text.h"
 
 #define READY_MAX 64
@@ -227,11 +228,12 @@ static void turn(struct fm_pager_worker *w, bool *work)
 static void leave_note(const struct fm_pager_worker *w)
 {
     fm_autofree char *path = fm_strf("%s/" FM_PAGER_DONE_FILE, w->store_dir);
-    fm_autofclose FILE *f = fopen(path, "we");
+    fm_autofree char *text = fm_strf("%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", w->state->total_bytes,
+                                     w->state->faults, w->state->fault_us_max);
+    struct fm_error err = {0};
 
-    if (f)
-        fprintf(f, "%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", w->state->total_bytes, w->state->faults,
-                w->state->fault_us_max);
+    if (fm_file_write(path, text, strlen(text), 0600, &err) < 0)
+        fm_pager_say("%s", err.text);
 }
 
 static void say_figures(const struct fm_pager_worker *w)

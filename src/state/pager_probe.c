@@ -85,14 +85,13 @@ int fm_pager_probe(struct fm_error *err)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return fm_error_errno(err, errno, "cannot make a socket");
     fm_autoclose int ours = pair[0];
-    fm_autoclose int theirs = pair[1];
     pid = fork();
     if (pid == 0)
-        be_task(theirs);
+        be_task(pair[1]);
+    ret = errno;
+    close(pair[1]);
     if (pid < 0)
-        return fm_error_errno(err, errno, "cannot start a process");
-    close(theirs);
-    theirs = -1;
+        return fm_error_errno(err, ret, "cannot start a process");
     ret = serve(ours, err);
     if (ret < 0)
         kill(pid, SIGKILL);

@@ -109,8 +109,9 @@ struct fm_pager_slot *fm_pager_slot(struct fm_pager_maps *maps, uint32_t number)
     if (number >= maps->capacity) {
         uint32_t capacity = number + 64;
 
-        maps->slots = fm_xrealloc(maps->slots, capacity * sizeof(*maps->slots));
-        memset(maps->slots + maps->capacity, 0, (capacity - maps->capacity) * sizeof(*maps->slots));
+        maps->slots = fm_xrealloc(maps->slots, capacity * sizeof(struct fm_pager_slot *));
+        memset(maps->slots + maps->capacity, 0,
+               (capacity - maps->capacity) * sizeof(struct fm_pager_slot *));
         maps->capacity = capacity;
     }
     if (!maps->slots[number]) {

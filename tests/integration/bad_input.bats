@@ -77,7 +77,9 @@ script()
     refused 2 a migrate web --to host-b --timeout never
     refused 2 a migrate web --to host-b --priority urgent
     refused 2 a migrate web --to host-b --strategy teleport
-    refused 4 a migrate web --to host-b --strategy post-copy
+    refused 2 a migrate web --to host-b --max-downtime never
+    refused 2 a migrate web --to host-b --parallel 99
+    refused 2 a migrate web --to host-b --max-rounds 0
     refused 2 a run --name 'a/b' --image "$(root_of busybox)" -- true
     refused 2 a run --name first --image "$(root_of busybox)" --ip 300.1.2.3 -- true
     refused 2 a run --name first --image "$(root_of busybox)" --ip 192.0.2.1 -- true
@@ -372,7 +374,7 @@ removed_at()
 }
 
 @test "the container is removed in PREPARATION" {
-    removed_at hold "rolled back from EXECUTION: container 'first' was stopped or removed meanwhile"
+    removed_at hold "rolled back from PREPARATION: container 'first' was stopped or removed meanwhile"
 }
 
 @test "the container is removed in EXECUTION, before the freeze" {

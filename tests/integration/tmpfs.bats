@@ -134,7 +134,7 @@ none_mounted()
 @test "tmpfs: the destination restores again after its daemon has died in READY" {
     start_keepers
     daemon_restart b FLEXIMIGRATE_FAULT=step.run=kill
-    cluster_cli a -q migrate plain --to host-b &
+    cluster_cli a -q migrate plain --to host-b --strategy pre-copy --on-no-convergence freeze &
     local pid=$!
     until_true is_gone "$(daemon_pid b)"
     daemon_restart b

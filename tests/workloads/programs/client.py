@@ -21,21 +21,23 @@ class Numbers:
 
     def __init__(self):
         self.state = 0
+        self.expected = b""
 
     def question(self):
         number = random.randrange(65536)
         self.state = (self.state * 69069 + number) % 2**31
+        self.expected = b"%d\n" % self.state
         return b"%d\n" % number
 
     def verdict(self, answer):
         """None while incomplete; then whether it was right."""
         if not answer.endswith(b"\n"):
             return None
-        return answer == b"%d\n" % self.state
+        return answer == self.expected
 
 
 class Memcached:
-    """Values that this connection has set, and reads back at random."""
+    """Values that this connection has set, and reads back at random: few enough that none has to go."""
 
     names = iter(range(1 << 30))
 
@@ -45,7 +47,7 @@ class Memcached:
         self.expected = b""
 
     def question(self):
-        key = b"key-%d-%d" % (self.prefix, random.randrange(500))
+        key = b"key-%d-%d" % (self.prefix, random.randrange(100))
         if key not in self.values or random.random() < 0.5:
             value = random.randbytes(random.randrange(1, 4000)).hex().encode()
             self.values[key] = value
@@ -103,9 +105,12 @@ class Judge:
     def end(self, *_):
         self.stop = True
 
-    def note(self, verdict):
+    def note(self, connection):
+        verdict = connection.read()
         if verdict is None:
             return
+        if not verdict and not self.result["wrong"]:
+            print(f"wrong: {connection.answer[:80]!r} instead of {connection.asker.expected[:80]!r}", file=sys.stderr)
         now = time.monotonic()
         self.result["max_gap_ms"] = max(self.result["max_gap_ms"], round((now - self.last) * 1000, 1))
         self.last = now
@@ -119,7 +124,7 @@ class Judge:
         while not self.stop or any(c.waits for c in self.connections):
             for key, _ in selector.select(0.005):
                 try:
-                    self.note(key.data.read())
+                    self.note(key.data)
                 except OSError as error:
                     print(error, file=sys.stderr)
                     self.result["connection_resets"] += 1

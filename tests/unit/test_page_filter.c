@@ -1,0 +1,243 @@
+/* The page filter, linked in: this program's own scans go through it as CRIU's do. */
+#include <endian.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "criu/page_filter.h"
+#include "scratch.h"
+
+#define PAGES 512
+#define ROUNDS 300
+#define PRESENT (UINT64_C(1) << 3)
+#define SWAPPED (UINT64_C(1) << 4)
+#define ZERO (UINT64_C(1) << 5)
+
+struct region {
+    uint64_t start, end, categories;
+};
+
+struct scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define SCAN _IOWR('f', 16, struct scan)
+
+static uint64_t page, base;
+static bool hidden[PAGES], touched[PAGES];
+static int pagemap;
+
+/* Each round is a process of its own: the filter reads a process's file once. */
+static void write_hidden(void)
+{
+    char path[300];
+    snprintf(path, sizeof(path), "%s/%d.hide", scratch, (int)getpid());
+    FILE *f = fopen(path, "we");
+    for (size_t i = 0, end; i < PAGES; i = end) {
+        for (end = i + 1; end < PAGES && hidden[end] == hidden[i]; end++)
+            continue;
+        uint64_t range[] = {htole64(base + i * page), htole64(base + end * page)};
+        if (hidden[i])
+            assert_int_equal(fwrite(range, sizeof(range), 1, f), 1);
+    }
+    fclose(f);
+}
+
+static struct scan ask(size_t from, size_t to, struct region *regions, size_t count)
+{
+    return (struct scan){.size = sizeof(struct scan),
+                         .start = base + from * page,
+                         .end = base + to * page,
+                         .vec = (uint64_t)(uintptr_t)regions,
+                         .vec_len = count,
+                         .category_inverted = ZERO,
+                         .category_mask = ZERO,
+                         .category_anyof_mask = PRESENT | SWAPPED,
+                         .return_mask = PRESENT | SWAPPED};
+}
+
+/* Scans in pieces, as the vector and the page limit force it to, and notes what it sees. */
+static void scan_all(size_t from, size_t to, size_t room, uint64_t max_pages, bool *seen)
+{
+    struct region regions[PAGES];
+    struct scan arg = ask(from, to, regions, room);
+    uint64_t end = arg.end;
+    for (int steps = 0; arg.start < end; steps++) {
+        uint64_t pages = 0;
+        arg.max_pages = max_pages;
+        arg.walk_end = 0;
+        int n = ioctl(pagemap, SCAN, &arg);
+        assert_in_range(n, 0, room);
+        for (int i = 0; i < n; i++) {
+            assert_true(regions[i].start >= arg.start && regions[i].end <= arg.walk_end);
+            assert_true(i == 0 || regions[i].start >= regions[i - 1].end);
+            for (uint64_t at = regions[i].start; at < regions[i].end; at += page, pages++)
+                seen[(at - base) / page] = true;
+        }
+        assert_true(max_pages == 0 || pages <= max_pages);
+        assert_true(arg.walk_end > arg.start && arg.walk_end <= end);
+        assert_true(steps <= PAGES);
+        arg.start = arg.walk_end;
+    }
+}
+
+static void one_round(unsigned seed)
+{
+    bool seen[PAGES] = {0};
+    srand(seed);
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    for (size_t i = 0; i < PAGES; i++)
+        hidden[i] = i > 0 && rand() % 5 ? hidden[i - 1] : rand() % 2;
+    write_hidden();
+    size_t from = (size_t)rand() % PAGES, to = from + 1 + (size_t)rand() % (PAGES - from);
+    scan_all(from, to, 1 + (size_t)rand() % 8, rand() % 2 ? 0 : 1 + (uint64_t)rand() % 7, seen);
+    for (size_t i = 0; i < PAGES; i++)
+        assert_int_equal(seen[i], i >= from && i < to && touched[i] && !hidden[i]);
+}
+
+/* Returns in the child's stead what became of it. */
+static void in_child(void (*work)(unsigned), unsigned seed)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        work(seed);
+        _exit(0); /* a failed assertion ends the child otherwise */
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (status != 0)
+        fail_msg("seed %u: status %d", seed, status);
+}
+
+static bool can_scan(void)
+{
+    struct region r[1];
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    struct scan arg = ask(0, 1, r, 1);
+    return ioctl(pagemap, SCAN, &arg) >= 0;
+}
+
+static void scans_are_what_the_kernel_says_without_the_hidden_pages(void **state)
+{
+    (void)state;
+    if (!can_scan()) {
+        print_message("PAGEMAP_SCAN needs Linux 6.7\n");
+        skip();
+    }
+    for (unsigned seed = 1; seed <= ROUNDS; seed++)
+        in_child(one_round, seed);
+}
+
+static void all_hidden(unsigned seed)
+{
+    struct region r[4];
+    (void)seed;
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    memset(hidden, true, sizeof(hidden));
+    write_hidden();
+    struct scan arg = ask(3, PAGES, r, 4);
+    assert_int_equal(ioctl(pagemap, SCAN, &arg), 0);
+    assert_int_equal(arg.walk_end, arg.end);
+    /* Guard regions are CRIU's business, wherever they lie: the kernel is asked. */
+    arg = ask(3, PAGES, (struct region *)1, 4);
+    arg.category_mask = UINT64_C(1) << 8;
+    arg.vec_len = 0;
+    arg.size = 1;
+    assert_int_equal(ioctl(pagemap, SCAN, &arg), -1);
+}
+
+static void what_is_all_hidden_is_not_asked_for(void **state)
+{
+    (void)state;
+    in_child(all_hidden, 0);
+}
+
+static void read_entries(unsigned seed)
+{
+    uint64_t entries[PAGES];
+    srand(seed);
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    for (size_t i = 0; i < PAGES; i++)
+        hidden[i] = i > 0 && rand() % 5 ? hidden[i - 1] : rand() % 2;
+    write_hidden();
+    size_t from = (size_t)rand() % PAGES, count = 1 + (size_t)rand() % (PAGES - from);
+    ssize_t n = pread(pagemap, entries, count * 8, (off_t)((base / page + from) * 8));
+    assert_int_equal(n, (ssize_t)(count * 8));
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(entries[i] >> 63, touched[from + i] && !hidden[from + i]);
+}
+
+static void entries_of_hidden_pages_are_empty(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= ROUNDS / 10; seed++)
+        in_child(read_entries, seed);
+}
+
+static void serve_smaps(unsigned seed)
+{
+    char path[300], text[16] = "";
+    (void)seed;
+    int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(path, sizeof(path), "%d", (int)getpid());
+    int dir = openat(proc, path, O_PATH | O_CLOEXEC);
+    int fd = openat(dir, "smaps", O_RDONLY | O_CLOEXEC);
+    assert_true(read(fd, text, 4) == 4 && strcmp(text, "copy") != 0); /* none is there yet */
+
+    snprintf(path, sizeof(path), "%s/%d.smaps", scratch, (int)getpid());
+    FILE *f = fopen(path, "we");
+    fputs("copy", f);
+    fclose(f);
+    fd = openat(dir, "smaps", O_RDONLY | O_CLOEXEC);
+    assert_true(read(fd, text, sizeof(text)) == 4 && strcmp(text, "copy") == 0);
+    snprintf(path, sizeof(path), "/proc/%d/smaps", (int)getpid());
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(read(fd, text, sizeof(text)) == 4 && strcmp(text, "copy") == 0);
+    fd = openat(dir, "maps", O_RDONLY | O_CLOEXEC);
+    assert_true(read(fd, text, 4) == 4 && memcmp(text, "copy", 4) != 0);
+}
+
+static void smaps_come_from_the_copy(void **state)
+{
+    (void)state;
+    in_child(serve_smaps, 0);
+}
+
+static int make_memory(void **state)
+{
+    page = (uint64_t)sysconf(_SC_PAGESIZE);
+    char *memory = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || madvise(memory, PAGES * page, MADV_NOHUGEPAGE) < 0)
+        return -1;
+    base = (uint64_t)(uintptr_t)memory;
+    for (size_t i = 0; i < PAGES; i++) {
+        touched[i] = i % 7 != 3;
+        if (touched[i])
+            memory[i * page] = 1;
+    }
+    int rc = make_scratch(state);
+    setenv(FM_FILTER_ENVIRONMENT, scratch, 1);
+    return rc;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(scans_are_what_the_kernel_says_without_the_hidden_pages),
+        cmocka_unit_test(what_is_all_hidden_is_not_asked_for),
+        cmocka_unit_test(entries_of_hidden_pages_are_empty),
+        cmocka_unit_test(smaps_come_from_the_copy),
+    };
+    return cmocka_run_group_tests(tests, make_memory, remove_scratch);
+}
