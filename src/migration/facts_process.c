@@ -318,6 +318,48 @@ static void check_mappings(struct fm_survey *survey, pid_t pid, const char *who)
     }
 }
 
+/* CRIU refuses a queue that is not empty, and forgets an empty one that nobody has open. Where it
+ * is mounted elsewhere, the dump says so. */
+static void check_message_queues(struct fm_survey *survey)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/root/dev/mqueue", survey->root);
+    fm_autoclosedir DIR *dir = opendir(path);
+    const struct dirent *entry;
+
+    while (dir && (entry = readdir(dir))) {
+        if (entry->d_name[0] != '.')
+            fm_survey_obstacle(
+                survey, "message-queue", FM_STOPS, "let the program remove it (mq_unlink)",
+                "the POSIX message queue /%s exists, which CRIU cannot dump", entry->d_name);
+    }
+}
+
+/* A mapping that is sealed (mseal, Linux 6.10) is an ordinary one after the restore. */
+static void check_seals(struct fm_survey *survey, pid_t pid, const char *who)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/smaps", pid);
+    fm_autofclose FILE *f = fopen(path, "re");
+    fm_autofree char *line = NULL;
+    size_t size = 0;
+
+    while (f && getline(&line, &size, f) > 0) {
+        if (!fm_starts_with(line, "VmFlags:") || !strstr(line, " sl"))
+            continue;
+        fm_survey_obstacle(survey, "sealed-memory", FM_MAY_STOP,
+                           "configure the program not to use mseal, if it relies on it",
+                           "%s has sealed memory, which will not be sealed any more", who);
+        return;
+    }
+}
+
+/* Its other threads run on: it is no process that has ended. */
+static bool has_lost_its_main_thread(pid_t pid)
+{
+    fm_autofree char *state = fm_proc_field(pid, "status", "State");
+
+    return state && state[0] == 'Z' && fm_proc_number(pid, "status", "Threads", 0) > 1;
+}
+
 static bool is_gone(pid_t pid)
 {
     fm_autofree char *state = fm_proc_field(pid, "status", "State");
@@ -340,6 +382,7 @@ static void check_process(struct fm_survey *survey, pid_t pid)
     check_tracer(survey, pid, who);
     check_directory(survey, pid, who);
     check_mappings(survey, pid, who);
+    check_seals(survey, pid, who);
     fm_survey_descriptors(survey, pid, who);
 }
 
@@ -348,6 +391,15 @@ static void survey_process(struct fm_survey *survey, pid_t pid)
 {
     size_t found = json_array_size(survey->obstacles);
 
+    if (has_lost_its_main_thread(pid)) {
+        fm_autofree char *who = fm_proc_who(pid);
+
+        fm_survey_obstacle(survey, "main-thread", FM_STOPS,
+                           "let the program's main thread stay until its others have ended",
+                           "the main thread of %s has ended before its others, which CRIU cannot "
+                           "dump",
+                           who);
+    }
     if (is_gone(pid))
         return;
     check_process(survey, pid);
@@ -366,6 +418,7 @@ void fm_survey_processes(struct fm_survey *survey)
     }
     check_shared_with_host(survey);
     check_interfaces(survey);
+    check_message_queues(survey);
     for (size_t i = 0; i < survey->count; i++)
         survey_process(survey, survey->pids[i]);
 }
