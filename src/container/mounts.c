@@ -20,9 +20,8 @@ int fm_unmount_below(const char *dir, struct fm_error *err)
     int rc = fm_mountinfo_read(0, &info, err);
     for (size_t i = info.count; rc == 0 && i-- > 0;) {
         const char *target = info.items[i].target;
-        if (fm_starts_with(target, prefix) &&
-            umount2(target, UMOUNT_NOFOLLOW | MNT_DETACH) < 0 && errno != EINVAL &&
-            errno != ENOENT)
+        if (fm_starts_with(target, prefix) && umount2(target, UMOUNT_NOFOLLOW | MNT_DETACH) < 0 &&
+            errno != EINVAL && errno != ENOENT)
             return fm_error_errno(err, errno, "cannot unmount '%s'", target);
     }
     return rc;

@@ -47,9 +47,9 @@ static void add(struct fm_tmpfs_mounts *mounts, const struct fm_tmpfs_mount *mou
 
 static bool is_known_option(const char *option)
 {
-    static const char *const known[] = {"rw",   "ro",   "size=", "nr_blocks=", "nr_inodes=", "mode=",
-                                        "uid=", "gid=", "huge=", "mpol=",      "inode32",    "inode64",
-                                        "noswap"};
+    static const char *const known[] = {
+        "rw",   "ro",    "size=", "nr_blocks=", "nr_inodes=", "mode=", "uid=",
+        "gid=", "huge=", "mpol=", "inode32",    "inode64",    "noswap"};
     for (size_t i = 0; i < FM_COUNT(known); i++)
         if (fm_ends_with(known[i], "=") ? fm_starts_with(option, known[i])
                                         : fm_streq(option, known[i]))
@@ -96,8 +96,9 @@ static bool is_on_host(const struct fm_mountinfo *host, const char *device)
     return false;
 }
 
-/* CRIU knows an external mount by its mount point: it must be the only one there, and the only one of
- * its whole file system. Mounts of parts of it, such as a masked file's /dev/null, are bound from it.
+/* CRIU knows an external mount by its mount point: it must be the only one there, and the only one
+ * of its whole file system. Mounts of parts of it, such as a masked file's /dev/null, are bound
+ * from it.
  */
 static bool is_alone(const struct fm_mountinfo *info, const struct fm_mountinfo_entry *e)
 {
@@ -247,8 +248,7 @@ static int copy_mount(int root, const struct fm_tmpfs_mount *mount)
         return -1;
     fm_autoclose int tree =
         (int)syscall(SYS_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
-    if (tree < 0 ||
-        syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
+    if (tree < 0 || syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
         return -1;
     return FM_MOVE_FD(tree);
 }
@@ -295,8 +295,7 @@ static int visit(struct visit *v, struct fm_error *err)
 static int place(int tree, const char *path, struct fm_error *err)
 {
     int rc = fm_mkdir_p(path, 0700, err);
-    if (rc == 0 &&
-        syscall(SYS_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+    if (rc == 0 && syscall(SYS_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
         rc = fm_error_errno(err, errno, "cannot mount at %s", path);
     return rc;
 }

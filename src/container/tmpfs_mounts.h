@@ -1,7 +1,7 @@
 /* Tmpfs mounts of a container, moved by us instead of CRIU, which runs tar twice for each.
  *
- * Both hosts of a migration have them below the migration's directory, as <dir>/tmpfs/<index>: on the
- * source the container's own, on the destination new ones with the same options. */
+ * Both hosts of a migration have them below the migration's directory, as <dir>/tmpfs/<index>: on
+ * the source the container's own, on the destination new ones with the same options. */
 #ifndef FM_CONTAINER_TMPFS_MOUNTS_H
 #define FM_CONTAINER_TMPFS_MOUNTS_H
 
@@ -26,9 +26,10 @@ struct fm_tmpfs_mounts {
     size_t count;
 };
 
-/* Those of a running container that can be moved this way. Left to CRIU are: a file system that this
- * host has mounted as well, that `config` (OCI, may be NULL) binds there, that lies in a user
- * namespace of its own, of which only a part is mounted, and one that is covered by another mount. */
+/* Those of a running container that can be moved this way. Left to CRIU are: a file system that
+ * this host has mounted as well, that `config` (OCI, may be NULL) binds there, that lies in a user
+ * namespace of its own, of which only a part is mounted, and one that is covered by another mount.
+ */
 int fm_tmpfs_find(pid_t init, const json_t *config, struct fm_tmpfs_mounts *mounts,
                   struct fm_error *err);
 void fm_tmpfs_clear(struct fm_tmpfs_mounts *mounts); /* frees; fine on a zeroed one */
@@ -49,7 +50,8 @@ int fm_tmpfs_attach(pid_t init, const struct fm_tmpfs_mounts *mounts, const char
 int fm_tmpfs_make(const struct fm_tmpfs_mounts *mounts, const char *dir, struct fm_error *err);
 /* Destination, with the content complete: those become read-only that are so on the source. */
 int fm_tmpfs_seal(const struct fm_tmpfs_mounts *mounts, const char *dir, struct fm_error *err);
-/* Unmounts everything below <dir>/tmpfs, which must come before `dir` is removed. Missing is fine. */
+/* Unmounts everything below <dir>/tmpfs, which must come before `dir` is removed. Missing is fine.
+ */
 int fm_tmpfs_detach(const char *dir, struct fm_error *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* Tree print: what a small file tree looks like from outside, to tell cheaply that it has not changed.
+/* Tree print: what a small file tree looks like from outside, to tell cheaply that it has not
+ * changed.
  */
 #ifndef FM_CONTAINER_TREE_PRINT_H
 #define FM_CONTAINER_TREE_PRINT_H
@@ -14,7 +15,7 @@
 struct fm_tree_print {
     uint64_t hash;
     uint64_t entries;
-    bool settled;  /* the last change is so long ago that a later one has another time */
+    bool settled; /* the last change is so long ago that a later one has another time */
 };
 /* Does not look into what is mounted below `path`. Gives up (not settled) on a tree of more than
  * FM_TREE_PRINT_MAX names. */

@@ -29,7 +29,7 @@ typedef long (*ptrace_fn)(int, ...);
 typedef long (*syscall_fn)(long, ...);
 
 long ptrace(enum __ptrace_request request, ...);
-long syscall(long number, ...);
+long syscall(long sysno, ...);
 
 /* ---- Waiting system calls ---- */
 
@@ -162,20 +162,20 @@ static bool read_limit(pid_t pid, long resource, struct rlimit64 *limit)
     return found;
 }
 
-long syscall(long number, ...)
+long syscall(long sysno, ...)
 {
     static syscall_fn next;
     long a[6];
     va_list arguments;
 
-    va_start(arguments, number);
+    va_start(arguments, sysno);
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(arguments, long);
     va_end(arguments);
     if (!next)
         next = (syscall_fn)dlsym(RTLD_NEXT, "syscall");
-    long result = next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (result < 0 && errno == EPERM && number == SYS_prlimit64 && a[2] == 0 && a[3] != 0 &&
+    long result = next(sysno, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (result < 0 && errno == EPERM && sysno == SYS_prlimit64 && a[2] == 0 && a[3] != 0 &&
         read_limit((pid_t)a[0], a[1], (struct rlimit64 *)(uintptr_t)a[3]))
         return 0;
     return result;

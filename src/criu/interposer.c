@@ -39,8 +39,8 @@ struct interposer {
     int daemon_fd;  /* the daemon's, -1 when it is gone */
     int criu_fd;    /* our end towards the real CRIU */
     int criu_pidfd;
-    int hold_fd; /* our end towards a CRIU that is held, -1 otherwise */
-    int unread;  /* answers of the runtime that nobody has waited for yet */
+    int hold_fd;          /* our end towards a CRIU that is held, -1 otherwise */
+    int unread;           /* answers of the runtime that nobody has waited for yet */
     const json_t *events; /* that the daemon wants to hear of; NULL: all */
     bool runtime_hooks;   /* run by the runtime at setup-namespaces */
     bool dump;
@@ -195,8 +195,8 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
     add_mounts(opts, json_object_get(set, "mounts"));
 }
 
-/* The inode number of a network namespace that is made and kept by somebody else, "net[4026532552]:…";
- * NULL: there is none. The caller frees it. */
+/* The inode number of a network namespace that is made and kept by somebody else,
+ * "net[4026532552]:…"; NULL: there is none. The caller frees it. */
 static char *external_net(const FmRpc__Options *opts)
 {
     for (size_t i = 0; i < opts->n_external; i++)
@@ -295,9 +295,9 @@ enum manner {
  * post-dump. */
 static enum manner manner_of(const struct interposer *ip, const char *script)
 {
-    static const char *const aside[] = {"network-lock",          "query-ext-files", "pre-restore",
-                                        "post-setup-namespaces", "network-unlock",  "pre-resume",
-                                        "post-resume"};
+    static const char *const aside[] = {
+        "network-lock",   "query-ext-files", "pre-restore", "post-setup-namespaces",
+        "network-unlock", "pre-resume",      "post-resume"};
     for (size_t i = 0; i < sizeof(aside) / sizeof(*aside); i++)
         if (strcmp(script, aside[i]) == 0)
             return ASIDE;
@@ -488,9 +488,11 @@ int main(int argc, char **argv)
         return fm_selftest(real_criu(), argv[2]);
     if (argc != 3 || strcmp(argv[1], "swrk") != 0)
         become_criu(argv);
-    struct interposer ip = {
-        .runtime_fd = atoi(argv[2]), .daemon_fd = -1, .criu_fd = -1, .criu_pidfd = -1,
-        .hold_fd = -1};
+    struct interposer ip = {.runtime_fd = atoi(argv[2]),
+                            .daemon_fd = -1,
+                            .criu_fd = -1,
+                            .criu_pidfd = -1,
+                            .hold_fd = -1};
     fm_autofree uint8_t *buf = fm_xmalloc(MAX_MESSAGE);
     FmRpc__Request *request = peek_request(ip.runtime_fd, buf);
     int images_fd = request ? adopt_directory(ip.runtime_fd, request->opts->images_dir_fd) : -1;

@@ -7,9 +7,9 @@
  * acknowledges.
  *
  * And it mounts a sysfs of that namespace, which it only needs to read the settings of network
- * devices that it will not restore either: making and ending one costs a millisecond or more. CRIU does
- * without one. FLEXIMIGRATE_EXTERNAL_NET is the inode number of the namespace; one that the container
- * has made itself is dumped as ever.
+ * devices that it will not restore either: making and ending one costs a millisecond or more. CRIU
+ * does without one. FLEXIMIGRATE_EXTERNAL_NET is the inode number of the namespace; one that the
+ * container has made itself is dumped as ever.
  *
  * Source of the latter: CRIU 4.1 to 4.2, which goes on without a sysfs when the namespace is
  * external. */

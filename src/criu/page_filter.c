@@ -3,12 +3,11 @@
  * CRIU is to save everything but the pages that the state engine moves itself, in a form that a
  * restore with lazy pages takes for memory that comes later. Its own --lazy-pages does that on the
  * restoring side only: on the dumping side it still pipes every page. Here CRIU does not get to see
- * those pages: the directory that FLEXIMIGRATE_FILTER_DIR names has for each process, written once all
- * tasks stand still,
- *   <pid>.hide   pairs of little-endian u64 [start, end), sorted, in bytes: left out of what
- *                PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports;
- *   <pid>.smaps  a copy of /proc/PID/smaps, served in its place: the kernel walks every page for it.
- * A process without these files is dumped as ever. Scans for guard regions see everything: CRIU makes
+ * those pages: the directory that FLEXIMIGRATE_FILTER_DIR names has for each process, written once
+ * all tasks stand still, <pid>.hide   pairs of little-endian u64 [start, end), sorted, in bytes:
+ * left out of what PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports; <pid>.smaps  a
+ * copy of /proc/PID/smaps, served in its place: the kernel walks every page for it. A process
+ * without these files is dumped as ever. Scans for guard regions see everything: CRIU makes
  * mappings of them.
  *
  * Formats: Documentation/admin-guide/mm/pagemap.rst. */
@@ -208,8 +207,8 @@ static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
             pages_left -= regions ? pages_of(regions + found, (size_t)n) : (uint64_t)n;
         found += n;
         at = part.walk_end;
-        bool full = (regions && (uint64_t)found == asked->vec_len) ||
-                    (asked->max_pages && pages_left == 0);
+        bool full =
+            (regions && (uint64_t)found == asked->vec_len) || (asked->max_pages && pages_left == 0);
         if (at < r.end || full)
             break;
     }

@@ -11,11 +11,11 @@
 #define FM_EXTERNAL_NET_ENVIRONMENT "FLEXIMIGRATE_EXTERNAL_NET"
 
 struct fm_preload {
-    bool dump;              /* what every dump needs (dump_aid.c) */
+    bool dump;                /* what every dump needs (dump_aid.c) */
     const char *external_net; /* the inode number; NULL: CRIU saves the network namespace. Without
                                  its library a dump only takes longer */
-    const char *filter_dir; /* the dump is a skeleton; NULL: not */
-    int hold_fd;            /* stays open in CRIU; -1: it is not held */
+    const char *filter_dir;   /* the dump is a skeleton; NULL: not */
+    int hold_fd;              /* stays open in CRIU; -1: it is not held */
 };
 /* Sets the environment of the CRIU that is executed next. False when a library is not there that is
  * needed. */

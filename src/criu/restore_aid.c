@@ -3,13 +3,13 @@
  *
  * Holding. CRIU starts while the container still runs on its old host, and waits with its start-up
  * behind it until the images are there. The first image that it opens is the inventory.
- * FLEXIMIGRATE_HOLD_FD is a socket to the interposer: a byte out says that CRIU waits, a byte in lets
- * it go on, and an end (nobody will let it go on) ends it.
+ * FLEXIMIGRATE_HOLD_FD is a socket to the interposer: a byte out says that CRIU waits, a byte in
+ * lets it go on, and an end (nobody will let it go on) ends it.
  *
  * Tidying up later. CRIU builds the container's mounts in a yard below /tmp/.criu.mntns.XXXXXX in a
  * mount namespace of its own, and takes both down when the tasks are complete but do not run yet:
- * three grace periods of the kernel, 3 to 10 ms. The namespace goes with CRIU itself a moment later,
- * and the empty directory then. */
+ * three grace periods of the kernel, 3 to 10 ms. The namespace goes with CRIU itself a moment
+ * later, and the empty directory then. */
 #undef _FILE_OFFSET_BITS /* which would make one of openat and openat64 */
 
 #include <dlfcn.h>

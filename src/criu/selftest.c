@@ -85,8 +85,8 @@ static int check(const char *dir)
 
 int fm_selftest(const char *criu, const char *dir)
 {
-    void *memory = mmap(NULL, HIDDEN_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                        0);
+    void *memory =
+        mmap(NULL, HIDDEN_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return fail("out of memory");
     memset(memory, 1, HIDDEN_BYTES);

@@ -19,7 +19,7 @@
 /* What the interposer reports. Events but RESULT wait for fm_session_answer. */
 #define FM_SESSION_EVENTS(X)                                                                       \
     X(REQUEST, "request") /* the runtime asks for a dump or a restore; CRIU is not started yet */  \
-    X(HELD, "held") /* CRIU has started and waits for the images */                                \
+    X(HELD, "held")       /* CRIU has started and waits for the images */                          \
     X(PRE_DUMP, "pre-dump")                                                                        \
     X(NETWORK_LOCK, "network-lock") /* all tasks are seized */                                     \
     X(NETWORK_UNLOCK, "network-unlock")                                                            \
@@ -68,7 +68,8 @@ struct fm_session_request {
     /* Restore: memory that is not in the images comes by <work dir>/lazy-pages.socket, at which
      * somebody listens. */
     bool lazy_pages;
-    bool hold; /* restore: the images are not there yet; HELD follows, and is answered when they are */
+    bool hold; /* restore: the images are not there yet; HELD follows, and is answered when they are
+                */
     const enum fm_session_event_type *events; /* only these are reported, and RESULT; NULL: all */
     size_t event_count;
     bool runtime_hooks; /* restore: the runtime runs hooks, which CRIU has to wait for */

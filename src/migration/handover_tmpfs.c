@@ -23,8 +23,7 @@ void fm_handover_tmpfs_recall(struct fm_migration *m)
 {
     json_auto_t *detail = NULL;
     struct fm_error err = {0};
-    if (m->tmpfs.count > 0 ||
-        !fm_journal_has(m->parts->journal, m->id, FM_STEP_PREPARE, &detail))
+    if (m->tmpfs.count > 0 || !fm_journal_has(m->parts->journal, m->id, FM_STEP_PREPARE, &detail))
         return;
     if (fm_tmpfs_from_json(json_object_get(detail, "tmpfs"), &m->tmpfs, &err) < 0)
         fm_warn(FM_MIGRATION_MANAGER, "Journal of %s: %s.", m->id, err.text);

@@ -43,12 +43,12 @@ static bool holds_open(pid_t pid, const char *dir)
 }
 
 /* The shim of a restored container has the runtime's command line in its own, and lives as long as
- * the container. */
-static bool is_shim(pid_t pid)
+ * the container; a pager is ended by the one who has started it, or started anew. */
+static bool is_spared(pid_t pid)
 {
     fm_autofree char *path = fm_strf("/proc/%d/comm", (int)pid);
     fm_autofree char *comm = fm_file_line(path);
-    return comm && fm_starts_with(comm, "fleximigrate-sh");
+    return comm && (fm_starts_with(comm, "fleximigrate-sh") || fm_starts_with(comm, "fm-pager"));
 }
 
 static bool shares(pid_t pid, const char *kind)
@@ -71,7 +71,7 @@ static pid_t find_one(const char *dir)
     fm_autoclosedir DIR *proc = opendir("/proc");
     for (struct dirent *e; proc && (e = readdir(proc));) {
         pid_t pid = (pid_t)atoi(e->d_name);
-        if (pid <= 1 || pid == getpid() || is_shim(pid))
+        if (pid <= 1 || pid == getpid() || is_spared(pid))
             continue;
         if ((cmdline_names(pid, dir) || holds_open(pid, dir)) && is_of_this_host(pid))
             return pid;

@@ -57,7 +57,8 @@ static const struct fm_session_request request_defaults = {
     .ghost_limit = GHOST_LIMIT,
 };
 
-/* CRIU stands still at each event that is reported. All of them are only with armed fault points. */
+/* CRIU stands still at each event that is reported. All of them are only with armed fault points.
+ */
 static const enum fm_session_event_type dump_events[] = {
     FM_SESSION_PRE_DUMP, FM_SESSION_NETWORK_LOCK, FM_SESSION_POST_DUMP};
 static const enum fm_session_event_type restore_events[] = {
@@ -96,8 +97,7 @@ static struct fm_session_mount *make_mounts(const struct fm_tmpfs_mounts *tmpfs,
     struct fm_session_mount *mounts = fm_xcalloc(*count + 1, sizeof(*mounts));
     for (size_t i = 0; i < *count; i++) {
         mounts[i].target = tmpfs->items[i].target;
-        mounts[i].source =
-            dir ? fm_tmpfs_path(dir, i) : fm_xstrdup(tmpfs->items[i].target);
+        mounts[i].source = dir ? fm_tmpfs_path(dir, i) : fm_xstrdup(tmpfs->items[i].target);
     }
     return mounts;
 }
@@ -377,7 +377,8 @@ static int answer_restore(struct fm_restore *restore, const struct fm_restore_re
                           bool hold, struct fm_error *err)
 {
     struct fm_session_request change = request_defaults;
-    struct fm_session_mount *mounts = make_mounts(request->tmpfs, restore->dir, &change.mount_count);
+    struct fm_session_mount *mounts =
+        make_mounts(request->tmpfs, restore->dir, &change.mount_count);
     change.mounts = mounts;
     change.root = request->root;
     change.lazy_pages = request->lazy_pages;
@@ -435,8 +436,8 @@ static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
 {
     int rc = fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
-        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, NULL,
-                         NULL, err);
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, NULL, NULL,
+                         err);
     if (rc == 0)
         fm_session_answer(restore->session, true, NULL, NULL);
     return rc == 0 || has_processes(runtime, restore->id) ? 0 : rc;
@@ -452,8 +453,8 @@ static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook r
                  ? fm_error_set(err, FM_E_CLOSED, "the runtime or the container's shim ended")
                  : fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
-        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL,
-                         NULL, err);
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL, NULL,
+                         err);
     if (rc < 0)
         return explain(runtime, &restore->job, err);
     if (runtime->ops->remember && runtime->ops->remember(runtime->ctx, restore->id, &why) < 0)

@@ -31,16 +31,16 @@ typedef int (*fm_state_hook)(void *arg, struct fm_error *err);
 struct fm_dump_request {
     uint64_t timeout_ms;
     fm_state_hook freezing; /* called when CRIU is about to seize the tasks; NULL: nothing */
-    fm_state_hook frozen; /* called when all tasks are seized (network-lock), before CRIU reads */
-    void *arg;            /* their memory maps: the filter's files are written here */
+    fm_state_hook frozen;   /* called when all tasks are seized (network-lock), before CRIU reads */
+    void *arg;              /* their memory maps: the filter's files are written here */
     const char *filter_dir; /* <host pid>.hide, <host pid>.smaps; NULL: CRIU saves all memory */
     const struct fm_tmpfs_mounts *tmpfs; /* that CRIU leaves to us; may be NULL */
 };
 
 struct fm_restore_request {
     uint64_t timeout_ms;
-    const char *root; /* replaces the root mount when not NULL */
-    bool lazy_pages;  /* the pager listens at <dir>/work/lazy-pages.socket */
+    const char *root;                    /* replaces the root mount when not NULL */
+    bool lazy_pages;                     /* the pager listens at <dir>/work/lazy-pages.socket */
     const struct fm_tmpfs_mounts *tmpfs; /* made below <dir>, with their content; may be NULL */
 };
 

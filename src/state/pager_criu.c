@@ -15,6 +15,9 @@
  * zombie: it has no memory), or this: all tasks are restored and about to run. */
 #define ALL_RESTORED 0x52535446
 
+/* What stands where the next number goes; the byte with a descriptor overwrites one byte of it. */
+#define NOTHING 0x7fa5a5a5
+
 struct piece {
     ssize_t len;
     int fd;    /* -1: none */
@@ -61,6 +64,18 @@ static int receive(struct fm_pager_state *state, struct piece *p)
     return 0;
 }
 
+static bool is_byte(int32_t number)
+{
+    const int32_t nothing = NOTHING;
+
+    return memcmp((const char *)&number + 1, (const char *)&nothing + 1, sizeof(number) - 1) == 0;
+}
+
+bool fm_pager_criu_lost(const struct fm_pager_state *state)
+{
+    return state->lazy_pid > 0 && state->lazy_number != NOTHING && is_byte(state->lazy_number);
+}
+
 static void hang_up(struct fm_pager_worker *w)
 {
     int fd = w->state->lazy;
@@ -68,7 +83,8 @@ static void hang_up(struct fm_pager_worker *w)
     epoll_ctl(w->epoll, EPOLL_CTL_DEL, fd, NULL);
     shutdown(fd, SHUT_RDWR); /* the daemon has a duplicate */
     w->state->lazy = -1;
-    w->state->lazy_pid = w->state->lazy_number = 0;
+    w->state->lazy_pid = 0;
+    w->state->lazy_number = NOTHING;
     fm_cleanup_close(&fd);
     fm_pager_link_lazy(w);
 }
@@ -85,7 +101,8 @@ static void take_task(struct fm_pager_worker *w, struct piece *p)
     int pidfd = p->pid > 0 ? pidfd_open(p->pid, 0) : -1;
 
     if (inner_pid > 0 && fm_pager_task_add(w, inner_pid, p->fd, pidfd) == 0) {
-        w->state->lazy_pid = w->state->lazy_number = 0;
+        w->state->lazy_pid = 0;
+        w->state->lazy_number = NOTHING;
         fm_pager_link_announce(w);
         return;
     }
@@ -104,7 +121,7 @@ static void take_number(struct fm_pager_worker *w)
     } else if (number > 0) {
         w->state->lazy_pid = number;
     }
-    w->state->lazy_number = 0;
+    w->state->lazy_number = NOTHING;
 }
 
 void fm_pager_criu_resume(struct fm_pager_worker *w, int orphan)
@@ -113,7 +130,7 @@ void fm_pager_criu_resume(struct fm_pager_worker *w, int orphan)
 
     if (orphan >= 0)
         take_task(w, &p);
-    else if (w->state->lazy_number != 0)
+    else if (w->state->lazy_number != 0 && !is_byte(w->state->lazy_number))
         take_number(w);
 }
 
@@ -123,7 +140,7 @@ void fm_pager_criu_read(struct fm_pager_worker *w)
         struct piece p;
         int ret;
 
-        w->state->lazy_number = 0;
+        w->state->lazy_number = NOTHING;
         ret = receive(w->state, &p);
         if (ret == -EAGAIN || ret == -EINTR)
             return;

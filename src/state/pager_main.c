@@ -120,6 +120,7 @@ static int adopt_state(struct fm_pager_worker *w, int fd, int daemon_fd)
         return -1;
     }
     w->state = w->maps.state;
+    w->lazy_due = w->state->lazy >= 0;
     w->state->lazy_listen = w->state->lazy = w->state->control_listen = -1;
     w->state->control = daemon_fd;
     for (uint32_t i = 0; i < w->state->slots; i++) {
@@ -130,8 +131,9 @@ static int adopt_state(struct fm_pager_worker *w, int fd, int daemon_fd)
         slot->fd = slot->pidfd = -1;
         slot->held = false;
     }
-    if (w->state->message.event == UFFD_EVENT_FORK) {
-        fm_pager_say("a fork was lost");
+    /* What had come and had not been passed on is gone: such a task would see zeroes. */
+    if (w->state->message.event == UFFD_EVENT_FORK || fm_pager_criu_lost(w->state)) {
+        fm_pager_say("a userfaultfd was lost");
         return -1;
     }
     return 0;
@@ -163,6 +165,10 @@ static int adopt(struct fm_pager_worker *w, const struct fm_pager_message *m, in
 /* Every task must have got its userfaultfd back, unless it was released already. */
 static int check_adopted(struct fm_pager_worker *w)
 {
+    if (w->lazy_due && w->state->lazy < 0) {
+        fm_pager_say("the connection of CRIU was lost");
+        return -1;
+    }
     for (uint32_t i = 0; i < w->state->slots; i++) {
         const struct fm_pager_slot *slot = fm_pager_slot(&w->maps, i);
 

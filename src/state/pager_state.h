@@ -50,7 +50,7 @@ struct fm_pager_state {
     uint32_t resumed;
     uint32_t done;
     int32_t lazy_listen, lazy; /* CRIU's connection */
-    int32_t lazy_number;       /* what came last over it; 0 when it was dealt with */
+    int32_t lazy_number;       /* what came last over it; see pager_criu.c */
     int32_t lazy_pid;          /* a pid whose descriptor is due */
     int32_t control_listen, control;
     uint64_t total_bytes, faults, fault_us_max;

@@ -73,7 +73,8 @@ struct fm_pager_worker {
     unsigned char *buffer; /* FM_PAGER_PIECE */
     struct fm_pager_status sent; /* last status that the daemon was told */
     uint64_t sent_us;
-    bool hurry; /* do not wait for events: something has changed meanwhile */
+    bool lazy_due; /* taking over: CRIU was connected */
+    bool hurry;    /* do not wait for events: something has changed meanwhile */
     bool keeper_gone, ended, lost;
 };
 
@@ -117,6 +118,8 @@ void fm_pager_criu_read(struct fm_pager_worker *w);
 /* Goes on with what the worker before us had received; `orphan`: a userfaultfd that it had not
  * noted yet, or -1. */
 void fm_pager_criu_resume(struct fm_pager_worker *w, int orphan);
+/* Had it received a userfaultfd that it had not noted? */
+bool fm_pager_criu_lost(const struct fm_pager_state *state);
 
 /* pager_link.c: the daemon. */
 void fm_pager_link_accept(struct fm_pager_worker *w);

@@ -59,6 +59,7 @@ struct fm_tracker *fm_tracker_open(enum fm_tracker_kind kind, struct fm_error *e
     }
     t = fm_xcalloc(1, sizeof(*t));
     t->kind = kind;
+    t->small_bytes = FM_TRACKER_SMALL_BYTES;
     t->backend = backends[kind];
     fm_pagemap_reader_open(&t->reader);
     if (kind == FM_TRACKER_PAGEMAP_SCAN && !t->reader.scans) {

@@ -49,6 +49,11 @@ int fm_tracker_round(struct fm_tracker *t, const pid_t *pids, size_t count,
 int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
                      struct fm_memory_scan *scan, struct fm_error *err);
 
+/* Processes with less resident memory than this need no copy of their smaps: reading it in the
+ * freeze takes a millisecond at most, and madvise cannot come between. Tests set it to 0. */
+#define FM_TRACKER_SMALL_BYTES (UINT64_C(192) << 20)
+void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes);
+
 /* What CRIU would read of the processes while they stand still, made ready. Takes copies of
  * /proc/PID/smaps while they run (it walks every page: 7 ms/GiB)... */
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,

@@ -14,6 +14,21 @@
 #include "base/file.h"
 #include "base/text.h"
 
+void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes)
+{
+    t->small_bytes = bytes;
+}
+
+static bool is_small(const struct fm_tracker *t, pid_t pid)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/statm", (int)pid);
+    fm_autofree char *line = fm_file_line(path);
+    unsigned long long size, resident;
+
+    return line && sscanf(line, "%llu %llu", &size, &resident) == 2 &&
+           resident * fm_page_size() < t->small_bytes;
+}
+
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err)
 {
@@ -28,6 +43,8 @@ int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
             continue;
         fm_memory_map_clear(&p->shown);
         fm_memory_map_clear(&p->noted);
+        if (is_small(t, p->pid))
+            continue;
         rc = fm_process_status_read(p->pid, &status, err);
         if (rc == 0)
             rc = fm_memory_map_read_flags(p->pid, &p->noted, err);

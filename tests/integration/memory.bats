@@ -53,7 +53,7 @@ everything=(dirty tree threads cow forkstorm user privileges seccomp remap reuse
     done
 }
 
-# each_strategy MODE [ARGUMENT…]: a container of its own for that mode, four hops by each strategy.
+# each_strategy MODE [ARGUMENT…]: a container of its own for that mode, hops by each strategy in turn.
 each_strategy()
 {
     local strategy

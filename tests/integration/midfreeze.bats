@@ -87,8 +87,8 @@ udp_hop()
 }
 
 @test "mid-freeze: a single TCP request is answered when the container resumes" {
-    tcp_hop a b 60000
-    tcp_hop b a 60000
+    tcp_hop a b 15000
+    tcp_hop b a 15000
 }
 
 @test "mid-freeze: a stream of TCP requests" {

@@ -19,7 +19,7 @@ hop_by()
 {
     local strategy=$1 from=$2 to=$3 name=$4 used
     shift 4
-    cluster_cli "$from" -q migrate "$name" --to "host-$to" --strategy "$strategy" "$@" ||
+    migrate_at_last "$from" "$name" --to "host-$to" --strategy "$strategy" "$@" ||
         fail "'$name' did not move from $from to $to by $strategy" || return
     used=$(cluster_cli "$from" --json migration show "$(last_migration "$from")" | jq -r .strategy)
     [ "$used" = "$strategy" ] || fail "moved by $used instead of $strategy" || return
@@ -27,13 +27,27 @@ hop_by()
     show "$name $from -> $to by $strategy${*:+ $*}: freeze $(stat_of "$from" freeze_ms) ms, total $(stat_of "$from" total_ms) ms"
 }
 
-# to_and_fro STRATEGY NAME CHECK [ARGUMENT…]: a → b → a → b → a, where CHECK HOST [ARGUMENT…] must hold after each.
-# FM_HOPS: so many instead of four.
+# migrate_at_last HOST ARGUMENT…: as a user who is told to try again does.
+migrate_at_last()
+{
+    local host=$1 tries=0
+    shift
+    until cluster_cli "$host" -q migrate "$@" 2>"$FM_WORK/migrate.err"; do
+        if ! grep -q 'try again' "$FM_WORK/migrate.err" || [ $((tries += 1)) -ge 5 ]; then
+            cat "$FM_WORK/migrate.err" >&2
+            return 1
+        fi
+        show "tried again: $(cat "$FM_WORK/migrate.err")"
+    done
+}
+
+# to_and_fro STRATEGY NAME CHECK [ARGUMENT…]: a → b → a, where CHECK HOST [ARGUMENT…] must hold after each.
+# FM_HOPS: so many instead of two.
 to_and_fro()
 {
     local strategy=$1 name=$2 hosts=(a b) i from to
     shift 2
-    for ((i = 0; i < ${FM_HOPS:-4}; i++)); do
+    for ((i = 0; i < ${FM_HOPS:-2}; i++)); do
         from=${hosts[i % 2]} to=${hosts[(i + 1) % 2]}
         hop_by "$strategy" "$from" "$to" "$name" || return
         "$1" "$to" "${@:2}" || return

@@ -167,6 +167,13 @@ static int grow(struct fuzz *f, uint64_t first, uint64_t end)
         mremap(page_at(f, first), (last - first) * page, (end - first) * page, 0) == MAP_FAILED)
         return 0; /* the mapping is longer or shorter than we know: nothing has changed */
     set(f, last, end, ZEROES, f->cells[first].mapping);
+    /* What it touches now may have been part of it once, and is another mapping all the same. */
+    f->mappings++;
+    while (first > 0 && f->cells[first - 1].content != NOT_MAPPED &&
+           f->cells[first - 1].mapping == f->cells[first].mapping)
+        first--;
+    for (uint64_t i = first; i < end; i++)
+        f->cells[i].mapping = f->mappings;
     return 0;
 }
 

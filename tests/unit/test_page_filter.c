@@ -217,7 +217,8 @@ static void smaps_come_from_the_copy(void **state)
 static int make_memory(void **state)
 {
     page = (uint64_t)sysconf(_SC_PAGESIZE);
-    char *memory = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory =
+        mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || madvise(memory, PAGES * page, MADV_NOHUGEPAGE) < 0)
         return -1;
     base = (uint64_t)(uintptr_t)memory;

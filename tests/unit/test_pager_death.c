@@ -61,10 +61,15 @@ static int read_and_move(int32_t inner_pid, unsigned char *memory, uint64_t page
     uint64_t random = argument;
 
     for (uint64_t i = 0; i < pages; i++) {
+        uint64_t number;
+
         random = random * 6364136223846793005ull + 1442695040888963407ull;
-        if (!world_page_is(at + (random >> 20) % pages * fm_pager_page(), inner_pid,
-                           (random >> 20) % pages))
+        number = (random >> 20) % pages;
+        if (!world_page_is(at + number * fm_pager_page(), inner_pid, number)) {
+            fprintf(stderr, "task %d, read %" PRIu64 ": page %" PRIu64 " is %s\n", inner_pid, i,
+                    number, world_page_is_zero(at + number * fm_pager_page()) ? "zero" : "another");
             return 1;
+        }
         if (i % 500 == 499) {
             at = mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
                         memory + (1 + i / 500 % 3) * 2 * bytes);
@@ -75,21 +80,39 @@ static int read_and_move(int32_t inner_pid, unsigned char *memory, uint64_t page
     return world_check_all(inner_pid, at, pages);
 }
 
+/* Until then the restore fails when both are killed, as it should. */
+static void wait_resumed(struct world *w)
+{
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+
+    while (!status.resumed)
+        assert_return_code(fm_pager_wait(w->pager, 100, &status, &err), 0);
+}
+
+static void begin_killing(struct killer *k, struct world *w)
+{
+    k->world = w;
+    if (!k->name)
+        wait_resumed(w);
+    pthread_create(&k->thread, NULL, kill_on, k);
+}
+
 /* Three tasks with one body, while somebody kills. */
 static unsigned int live_under_fire(const char *name, task_body body, useconds_t pause_us)
 {
     struct world w;
-    struct killer k = {.world = &w, .name = name, .pause_us = pause_us, .most = 15};
+    struct killer k = {.name = name, .pause_us = pause_us, .most = 15};
 
     world_make(&w);
     world_start(&w);
     world_connect(&w);
     for (int32_t pid = 1; pid <= 3; pid++) {
-        world_store(&w, pid, 8000, 0);
-        world_task(&w, pid, 8000, body, 4000 + (uintptr_t)pid);
+        world_store(&w, pid, name ? 8000 : 20000, 0);
+        world_task(&w, pid, name ? 8000 : 20000, body, 4000 + (uintptr_t)pid);
     }
     world_resume(&w);
-    pthread_create(&k.thread, NULL, kill_on, &k);
+    begin_killing(&k, &w);
     world_wait_done(&w);
     world_results(&w);
     stop_killing(&k);
@@ -132,8 +155,7 @@ static void want_all(struct world *w, struct world_source *s)
 /* The rest comes meanwhile, and somebody kills. */
 static void survive_all(struct world *w, struct world_source *s, struct killer *k)
 {
-    k->world = w;
-    pthread_create(&k->thread, NULL, kill_on, k);
+    begin_killing(k, w);
     pthread_create(&s->thread, NULL, world_send_all, s);
     assert_int_equal(world_wait_done(w).missing_bytes, 0);
     pthread_join(s->thread, NULL);
@@ -240,15 +262,15 @@ static void test_daemon_lost_in_post_copy(void **state)
     world_connect(&w);
     world_task(&w, 1, s.pages, touch_missing, 0);
     world_resume(&w);
-    while (!status.resumed)
-        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    wait_resumed(&w);
     fm_pager_leave(w.pager);
     kill(world_pager_pid(&w, "fm-pager"), SIGKILL); /* with no daemon there */
     w.pager = fm_pager_find(&w.spec, &err);
     if (!w.pager)
         fail_msg("%s", err.text);
-    while (status.filled_bytes + status.missing_bytes < status.total_bytes)
+    do
         assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    while (status.filled_bytes + status.missing_bytes < status.total_bytes || !status.resumed);
     assert_true(status.missing_bytes > 0);
     fm_pager_set_want(w.pager, world_on_want, &s);
     world_send_all(&s);
@@ -279,8 +301,6 @@ static void test_container_killed(void **state)
 /* Ending a pager that is not done must not leave a task that reads zeroes. */
 static void test_end_kills(void **state)
 {
-    struct fm_pager_status status = {0};
-    struct fm_error err = {0};
     struct world w;
 
     (void)state;
@@ -290,8 +310,7 @@ static void test_end_kills(void **state)
     world_connect(&w);
     world_task(&w, 1, 1000, touch_missing, 0);
     world_resume(&w);
-    while (!status.resumed)
-        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    wait_resumed(&w);
     fm_pager_end(w.pager);
     w.pager = NULL;
     assert_true(task_ends(&w, 5000));
@@ -314,8 +333,7 @@ static void test_store_lost(void **state)
     world_connect(&w);
     world_task(&w, 1, 1000, touch_missing, 0);
     world_resume(&w);
-    while (!status.resumed)
-        assert_return_code(fm_pager_wait(w.pager, 100, &status, &err), 0);
+    wait_resumed(&w);
     snprintf(path, sizeof(path), "%s/1.pages", w.store);
     assert_return_code(unlink(path), errno);
     kill(world_pager_pid(&w, "fm-pager"), SIGKILL);

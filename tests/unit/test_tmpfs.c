@@ -20,9 +20,9 @@
 static void a_list_is_the_same_after_the_wire(void **state)
 {
     (void)state;
-    json_auto_t *doc = json_pack("[{s:s,s:s,s:s},{s:s,s:s,s:s}]", "target", "/dev/shm", "source", "shm",
-                                 "options", "rw,size=65536k,mode=1777", "target", "/mnt", "source",
-                                 "x y", "options", "ro");
+    json_auto_t *doc =
+        json_pack("[{s:s,s:s,s:s},{s:s,s:s,s:s}]", "target", "/dev/shm", "source", "shm", "options",
+                  "rw,size=65536k,mode=1777", "target", "/mnt", "source", "x y", "options", "ro");
     struct fm_tmpfs_mounts mounts;
     assert_int_equal(fm_tmpfs_from_json(doc, &mounts, NULL), 0);
     assert_int_equal(mounts.count, 2);
@@ -56,8 +56,8 @@ static void a_hostile_list_is_refused(void **state)
     }
     json_auto_t *many = json_array();
     for (int i = 0; i < 300; i++)
-        json_array_append_new(many, json_pack("{s:s,s:s,s:s}", "target", "/a", "source", "t",
-                                              "options", "rw"));
+        json_array_append_new(
+            many, json_pack("{s:s,s:s,s:s}", "target", "/a", "source", "t", "options", "rw"));
     struct fm_tmpfs_mounts mounts;
     assert_int_equal(fm_tmpfs_from_json(many, &mounts, NULL), -FM_E_PROTOCOL);
 }

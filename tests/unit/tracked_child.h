@@ -376,6 +376,9 @@ static inline struct fm_tracker *open_tracker(enum fm_tracker_kind kind)
     struct fm_error err = {0};
     struct fm_tracker *t = fm_tracker_open(kind, &err);
 
+    if (t)
+        fm_tracker_set_small(t, 0);
+
     if (!t)
         fail_msg("%s", err.text);
     return t;

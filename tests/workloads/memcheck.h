@@ -50,8 +50,8 @@ _Noreturn void mc_fail(const char *format, ...) __attribute__((format(printf, 1,
             mc_fail("%s: %m", what);                                                               \
     } while (0)
 
-/** A child that dies with its parent; it runs main and exits with 0. */
-pid_t mc_spawn(void (*main)(void *argument), void *argument);
+/** A child that dies with its parent; it calls @p run and exits with 0. */
+pid_t mc_spawn(void (*run)(void *argument), void *argument);
 
 /** Fails when a child has ended: the workers' children never do. */
 void mc_reap(void);

@@ -1,10 +1,13 @@
-/* Keeps one of everything in a directory on a tmpfs, and looks at all of it again and again. Each round is one
- * line: "ok DIR N", or what is wrong. Options for what a file system cannot do, or CRIU not for it:
+/* Keeps one of everything in a directory on a tmpfs, and looks at all of it again and again. Each
+ * round is one line: "ok DIR N", or what is wrong. Options for what a file system cannot do, or
+ * CRIU not for it:
  *   --no-dev    device nodes
  *   --no-watch  inotify watches (overlayfs)
  *   --no-size   the size stays the same (not a tmpfs)
- *   --no-pipe   what is in a FIFO (CRIU tells FIFOs apart by their inode numbers alone, so only one has content)
- *   --no-ns     times of files are kept only to the second (a mount that is left to CRIU and its tar) */
+ *   --no-pipe   what is in a FIFO (CRIU tells FIFOs apart by their inode numbers alone, so only one
+ * has content)
+ *   --no-ns     times of files are kept only to the second (a mount that is left to CRIU and its
+ * tar) */
 #include "workload.h"
 
 #include <errno.h>
@@ -136,8 +139,9 @@ static const char *check_files(void)
     close(fd);
     if (stat("locked", &st) || stat("locked.too", &other) || st.st_ino != other.st_ino)
         return "the hard link is lost";
-    if (stat("dated", &st) || st.st_mtim.tv_sec != 123456789 || (keep.ns && st.st_mtim.tv_nsec != 987654321) ||
-        st.st_uid != 12 || st.st_gid != 34 || st.st_mode != (S_IFREG | 02640))
+    if (stat("dated", &st) || st.st_mtim.tv_sec != 123456789 ||
+        (keep.ns && st.st_mtim.tv_nsec != 987654321) || st.st_uid != 12 || st.st_gid != 34 ||
+        st.st_mode != (S_IFREG | 02640))
         return "times, owner or mode differ";
     if (stat("deep", &st) || (st.st_mode & 07777) != 0701)
         return "a directory's mode differs";
