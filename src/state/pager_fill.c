@@ -64,11 +64,14 @@ static enum outcome put_once(const struct fm_pager_task *t, uint64_t address, co
 
 /* The kernel looks for changes under way before it looks for the mapping, and a change lasts until
  * its event was read: hence a mapping that was not there twice was not just being moved. */
-static enum outcome put(const struct fm_pager_task *t, uint64_t address, const void *data,
-                        uint64_t len, uint64_t *done)
+static enum outcome put(struct fm_pager_task *t, uint64_t address, const void *data, uint64_t len,
+                        uint64_t *done)
 {
-    enum outcome outcome = put_once(t, address, data, len, done);
+    enum outcome outcome;
 
+    if (data && (len = fm_pager_before_guard(t, address, len)) == 0)
+        return EXISTS; /* a guard: its content is gone */
+    outcome = put_once(t, address, data, len, done);
     return outcome == UNMAPPED ? put_once(t, address, data, len, done) : outcome;
 }
 

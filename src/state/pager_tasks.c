@@ -160,6 +160,7 @@ static struct fm_pager_task *attach(struct fm_pager_worker *w, uint32_t number)
     t->number = number;
     t->slot = slot;
     t->store = fm_pager_slot(&w->maps, slot->store);
+    t->pagemap = -1;
     t->file = open_pages(w, slot);
     if (t->file < 0 && slot->total > 0)
         fm_pager_lose(w, "cannot open the store of process %d: %s", slot->inner_pid,
@@ -219,6 +220,7 @@ static void drop(struct fm_pager_worker *w, struct fm_pager_task *t)
     fm_cleanup_close(&fd); /* wakes whoever still waits; the kernel asks no more */
     fm_cleanup_close(&pidfd);
     fm_cleanup_close(&t->file);
+    fm_cleanup_close(&t->pagemap);
     free(t);
 }
 

@@ -38,6 +38,7 @@ struct fm_pager_task {
     struct fm_pager_slot *slot;
     const struct fm_pager_slot *store;
     int file;         /* the store's pages; shared with forked ones, -1 when there is none */
+    int pagemap;      /* -1: not opened yet; -2: guards cannot be told */
     uint64_t address; /* the background goes on here */
     bool idle;        /* the background has nothing to do for now */
     bool gone;        /* its memory is no more */
@@ -111,6 +112,9 @@ bool fm_pager_push(struct fm_pager_worker *w);
 void fm_pager_probe_idle(struct fm_pager_worker *w);
 /* Wakes whoever waits anywhere in the task: its fault comes again. */
 void fm_pager_wake_all(const struct fm_pager_task *t);
+
+/* pager_guard.c: how many of these bytes lie before the first guard page. */
+uint64_t fm_pager_before_guard(struct fm_pager_task *t, uint64_t address, uint64_t len);
 
 /* pager_criu.c: lazy-pages.socket. */
 void fm_pager_criu_accept(struct fm_pager_worker *w);

@@ -167,13 +167,13 @@ assert_stayed()
     assert_runs_only_on b redis
 }
 
-@test "EXECUTION fails: a chunk of the images arrives damaged" {
+@test "EXECUTION fails: a batch of pages arrives damaged" {
     begin
     run -0 cluster_cli a -q migrate redis --to host-b # from now on it has the layers
     run -0 cluster_cli b -q migrate redis --to host-a
     before=$(identity_of a redis)
     snapshot b >"$FM_WORK/b.before"
-    daemon_restart a FLEXIMIGRATE_FAULT=wire.corrupt-data=fail:5
+    daemon_restart a FLEXIMIGRATE_FAULT=wire.corrupt-pages=fail:5
     refused 5 a migrate redis --to host-b
     daemon_restart a
     [[ $stderr == *"rolled back from EXECUTION"*"checksum mismatch"* ]]
