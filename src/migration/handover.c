@@ -354,7 +354,8 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
     uint64_t since = fm_now_ms(), backoff = 50;
     for (;;) {
         *err = (struct fm_error){0};
-        json_auto_t *running = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0
+        json_auto_t *running = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 &&
+                                       fm_postcopy_serve(m, err) == 0
                                    ? call(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err)
                                    : NULL;
         if (running) {
@@ -365,6 +366,7 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
         if (err->code == FM_E_ROLLED_BACK)
             return fm_error_recode(err, FM_E_FAILED);
         fm_handover_disconnect(m);
+        fm_precopy_close(m); /* the streams have ended with it */
         fm_warn(FM_MIGRATION_MANAGER, "Commit of %s not acknowledged yet: %s.", m->id, err->text);
         if (!m->needs_attention && fm_now_ms() - since > ATTENTION_AFTER_MS) {
             m->needs_attention = true;

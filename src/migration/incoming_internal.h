@@ -33,6 +33,8 @@ bool fm_incoming_ask(struct fm_incoming *in);
 /* The memory, step by step; nothing for strategy cold. `bytes` is what was reserved. */
 int fm_incoming_memory_stage(struct fm_incoming *in, uint64_t bytes, struct fm_error *err);
 int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);
+bool fm_incoming_memory_is_cut_off(struct fm_incoming *in);
+void fm_incoming_memory_reopen(struct fm_incoming *in);
 int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err);
 /* Waits until all of it is in place. */
 int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err);

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "state/memory_index.h"
 
 /* One answer to FILL takes so long at most. */
 #define FILL_WAIT_MS 200
@@ -55,6 +56,23 @@ int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err)
         return rc;
     ops_of(in)->sink_stop(in->sink);
     return ops_of(in)->sink_pager(in->sink, work, err);
+}
+
+/* Some of it is on the source, and CRIU touches pages: without them it would wait for ever. */
+bool fm_incoming_memory_is_cut_off(struct fm_incoming *in)
+{
+    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
+    fm_autofree char *path = fm_strf("%s/memory", in->dir);
+    return in->sink && fm_memory_index_load(path, &index, NULL) == 0 &&
+           fm_memory_index_missing(&index) > 0 && !ops_of(in)->sink_served(in->sink);
+}
+
+/* What an earlier daemon had received. */
+void fm_incoming_memory_reopen(struct fm_incoming *in)
+{
+    fm_autofree char *work = work_dir(in);
+    if (in->lazy && ops_of(in) && !in->sink)
+        ops_of(in)->sink_find(in->parts->memory.ctx, in->id, work, &in->sink, NULL);
 }
 
 int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err)
@@ -157,7 +175,7 @@ int fm_incoming_memory_recover(struct fm_incoming *in, bool *whole, struct fm_er
         return 0;
     if (!ops_of(in))
         return fm_error_set(err, FM_E_FAILED, "the pager does not work here any more");
-    int rc = ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, &e);
+    int rc = in->sink ? 0 : ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, &e);
     if (rc == -FM_E_NOT_FOUND)
         return 0;
     if (rc == 0)

@@ -367,6 +367,10 @@ json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
                      "COMMIT in stage %s", fm_stage_text(in->stage));
         return NULL;
     }
+    if (!in->restore && fm_incoming_memory_is_cut_off(in)) {
+        fm_error_set(err, FM_E_CLOSED, "the source serves no pages yet");
+        return NULL;
+    }
     fm_timeline_start(&in->freeze);
     /* The same durable record as on the source: from here on it runs, whatever dies. */
     if (p->store.ops->decide(p->store.ctx, in->id, true, &commit, err) < 0)
@@ -533,6 +537,8 @@ int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *e
 static int recover_committed(struct fm_incoming *in, struct fm_error *err)
 {
     in->stage = FM_STAGE_COMMITTED;
+    if (fm_incoming_memory_is_cut_off(in))
+        return 0; /* the source comes back with its COMMIT */
     int rc = run(in, err);
     return rc < 0 ? rc : enter_running(in, err);
 }
@@ -559,6 +565,7 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
         return fm_incoming_abort(in, "the daemon was restarted", err);
     /* A registry that cannot be read: the source knows, too. */
     int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);
+    fm_incoming_memory_reopen(in);
     if (in->stage == FM_STAGE_RUNNING)
         rc = recover_running(in, err);
     else if (rc == 0 && decided && commit)

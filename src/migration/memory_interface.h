@@ -94,6 +94,8 @@ struct fm_memory_ops {
      * source is gone and pages are missing. */
     int (*sink_wait)(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pager_status *status,
                      struct fm_error *err);
+    /* The source is connected: what is missing can be fetched. */
+    bool (*sink_served)(struct fm_memory_sink *s);
     /* Ends the pager: its tasks are dead or were never made; the store stays. */
     void (*sink_stop)(struct fm_memory_sink *s);
     /* `remove`: the store too. Without, a later daemon finds both. NULL is fine. */

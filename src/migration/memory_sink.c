@@ -377,6 +377,14 @@ static int sink_wait(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pa
     return rc;
 }
 
+static bool sink_served(struct fm_memory_sink *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool served = s->streams != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return served;
+}
+
 void fm_memory_sink_fill(struct fm_memory_ops *ops)
 {
     ops->sink_open = sink_open;
@@ -385,6 +393,7 @@ void fm_memory_sink_fill(struct fm_memory_ops *ops)
     ops->sink_pager = sink_pager;
     ops->sink_settle = sink_settle;
     ops->sink_wait = sink_wait;
+    ops->sink_served = sink_served;
     ops->sink_stop = sink_stop;
     ops->sink_close = sink_close;
     ops->sink_find = sink_find;

@@ -32,7 +32,7 @@ struct holding {
     int fds[FM_PAGER_FDS_MAX]; /* userfaultfd, pidfd (-1: not known) */
 };
 
-/* Pages that came before the pager knew of their process. */
+/* Pages that came before the pager knew of their process; or one that is wanted. */
 struct arrival {
     pid_t inner_pid;
     uint64_t start, end;
@@ -50,6 +50,8 @@ struct fm_pager {
     uint64_t filled_at_restart;
     fm_pager_want want;
     void *want_ctx;
+    struct arrival *wanted; /* a page each, not asked for yet */
+    size_t wanted_count, wanted_capacity;
     /* Under `lock`: fm_pager_arrived comes from other threads. */
     pthread_mutex_t lock;
     struct fm_pager_maps maps; /* fd -1: not yet */
@@ -85,6 +87,7 @@ static void destroy(struct fm_pager *p)
         close_holding(&p->holdings[i]);
     free(p->holdings);
     free(p->arrivals);
+    free(p->wanted);
     fm_pager_state_close(&p->maps);
     fm_cleanup_close(&p->control);
     fm_cleanup_close(&p->listen);
@@ -171,7 +174,16 @@ static void release(struct fm_pager *p, const struct fm_pager_message *m)
     fm_pager_send(p->control, &answer, NULL, 0, 0);
 }
 
-/* ---- Pages that arrive ---- */
+/* ---- Pages that arrive, and those that are wanted ---- */
+
+static void append(struct arrival **items, size_t *count, size_t *capacity, struct arrival a)
+{
+    if (*count == *capacity) {
+        *capacity = *capacity ? 2 * *capacity : 64;
+        *items = fm_xrealloc(*items, *capacity * sizeof(**items));
+    }
+    (*items)[(*count)++] = a;
+}
 
 static bool note_arrival(struct fm_pager *p, const struct arrival *a)
 {
@@ -209,13 +221,8 @@ void fm_pager_arrived(struct fm_pager *p, pid_t inner_pid, uint64_t start, uint6
     struct arrival a = {inner_pid, start, end};
 
     pthread_mutex_lock(&p->lock);
-    if (!note_arrival(p, &a)) {
-        if (p->arrival_count == p->arrival_capacity) {
-            p->arrival_capacity = p->arrival_capacity ? 2 * p->arrival_capacity : 64;
-            p->arrivals = fm_xrealloc(p->arrivals, p->arrival_capacity * sizeof(*p->arrivals));
-        }
-        p->arrivals[p->arrival_count++] = a;
-    }
+    if (!note_arrival(p, &a))
+        append(&p->arrivals, &p->arrival_count, &p->arrival_capacity, a);
     poke(p);
     pthread_mutex_unlock(&p->lock);
 }
@@ -224,6 +231,16 @@ void fm_pager_set_want(struct fm_pager *p, fm_pager_want want, void *ctx)
 {
     p->want = want;
     p->want_ctx = ctx;
+}
+
+/* Those from before there was somebody to ask wait until there is. */
+static void ask(struct fm_pager *p)
+{
+    if (!p->want)
+        return;
+    for (size_t i = 0; i < p->wanted_count; i++)
+        p->want(p->want_ctx, p->wanted[i].inner_pid, p->wanted[i].start);
+    p->wanted_count = 0;
 }
 
 /* ---- Messages ---- */
@@ -245,8 +262,8 @@ static void handle(struct fm_pager *p, const struct fm_pager_message *m, int *fd
         p->changed = true;
         break;
     case FM_PAGER_WANT:
-        if (p->want)
-            p->want(p->want_ctx, m->inner_pid, m->address);
+        append(&p->wanted, &p->wanted_count, &p->wanted_capacity,
+               (struct arrival){m->inner_pid, m->address, 0});
         break;
     case FM_PAGER_LOST:
         p->lost = true;
@@ -478,6 +495,7 @@ int fm_pager_wait(struct fm_pager *p, uint64_t timeout_ms, struct fm_pager_statu
 
     while (ret == 0) {
         read_messages(p);
+        ask(p);
         if (p->control < 0 && !p->status.done) {
             ret = restart(p, err);
             continue;

@@ -314,6 +314,11 @@ static int sink_wait(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pa
     return world_leave(&p, 0, err);
 }
 
+static bool sink_served(struct fm_memory_sink *s)
+{
+    return is_served(s, store_of(s->host, s->id));
+}
+
 static void sink_stop(struct fm_memory_sink *s)
 {
     struct store *store = store_of(s->host, s->id);
@@ -350,6 +355,7 @@ const struct fm_memory_ops fake_memory_ops = {
     .sink_pager = sink_pager,
     .sink_settle = sink_settle,
     .sink_wait = sink_wait,
+    .sink_served = sink_served,
     .sink_stop = sink_stop,
     .sink_close = sink_close,
     .sink_find = sink_find,
