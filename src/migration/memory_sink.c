@@ -42,9 +42,8 @@ struct fm_memory_sink {
     struct fm_pager_status status;
     struct fm_error error; /* the pager's, final */
     uint64_t missing;      /* bytes that the source kept */
-    uint64_t arrived;      /* of those */
-    struct arrival *early; /* since the last PAGES_SYNC, before it was known what is missing */
-    size_t early_count, early_capacity;
+    struct arrival *arrivals; /* since the last PAGES_SYNC */
+    size_t arrival_count, arrival_capacity;
     bool closing;
 
     pthread_t watcher;
@@ -69,37 +68,32 @@ static void want(void *ctx, pid_t inner_pid, uint64_t address)
 
 static void tell_pager(struct fm_memory_sink *s, const struct arrival *a)
 {
-    s->arrived += a->end - a->start;
     fm_pager_arrived(s->pager, a->inner_pid, a->start, a->end);
 }
 
 /* The source serves missing pages as soon as it has said which they are, over other connections
- * than it says so. What it sends after its last PAGES_SYNC is missing pages only. */
+ * than it says so, and each of them once. What it sends after its last PAGES_SYNC is missing pages
+ * only; a pager that starts later hears of them all. */
 static void arrived(void *ctx, pid_t inner_pid, uint64_t start, uint64_t end)
 {
     struct fm_memory_sink *s = ctx;
     struct arrival a = {inner_pid, start, end};
     pthread_mutex_lock(&s->lock);
-    if (s->missing && s->pager) {
-        tell_pager(s, &a);
-    } else {
-        if (s->early_count == s->early_capacity) {
-            s->early_capacity = s->early_capacity ? 2 * s->early_capacity : 64;
-            s->early = fm_xrealloc(s->early, s->early_capacity * sizeof(*s->early));
-        }
-        s->early[s->early_count++] = a;
+    if (s->arrival_count == s->arrival_capacity) {
+        s->arrival_capacity = s->arrival_capacity ? 2 * s->arrival_capacity : 64;
+        s->arrivals = fm_xrealloc(s->arrivals, s->arrival_capacity * sizeof(*s->arrivals));
     }
+    s->arrivals[s->arrival_count++] = a;
+    if (s->missing && s->pager)
+        tell_pager(s, &a);
     pthread_mutex_unlock(&s->lock);
 }
 
 /* Under the lock. */
-static void tell_early(struct fm_memory_sink *s)
+static void tell_all(struct fm_memory_sink *s)
 {
-    if (!s->missing || !s->pager)
-        return;
-    for (size_t i = 0; i < s->early_count; i++)
-        tell_pager(s, &s->early[i]);
-    s->early_count = 0;
+    for (size_t i = 0; s->missing && s->pager && i < s->arrival_count; i++)
+        tell_pager(s, &s->arrivals[i]);
 }
 
 static void *watch(void *arg)
@@ -177,7 +171,7 @@ static int sink_pager(struct fm_memory_sink *s, const char *work_dir, struct fm_
     struct fm_pager *pager = fm_pager_start(&spec, err);
     pthread_mutex_lock(&s->lock);
     s->pager = pager;
-    tell_early(s);
+    tell_all(s);
     pthread_mutex_unlock(&s->lock);
     return pager ? start_watching(s, err) : fm_error_result(err);
 }
@@ -190,7 +184,7 @@ static void sink_free(struct fm_memory_sink *s)
     fm_page_store_close(s->store);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
-    free(s->early);
+    free(s->arrivals);
     free(s->store_dir);
     free(s);
 }
@@ -316,7 +310,7 @@ static int take_frame(struct fm_memory_sink *s, struct stream *stream, struct fm
     int rc = fm_connection_recv(stream->connection, &frame, err);
     if (rc == 0 && frame.type == FM_FRAME_PAGES_SYNC) {
         pthread_mutex_lock(&s->lock);
-        s->early_count = 0; /* of a round: they may have been written since */
+        s->arrival_count = 0; /* of a round: they may have been written since */
         pthread_mutex_unlock(&s->lock);
     }
     return rc < 0 ? rc : fm_page_receive(s->receiver, stream->connection, &frame, err);
@@ -347,8 +341,7 @@ static int sink_settle(struct fm_memory_sink *s, const char *path, struct fm_err
                                   &index.items[i].missing, err);
     pthread_mutex_lock(&s->lock);
     s->missing = fm_memory_index_missing(&index);
-    s->arrived = 0;
-    tell_early(s);
+    tell_all(s);
     pthread_mutex_unlock(&s->lock);
     return rc;
 }

@@ -219,8 +219,8 @@ bool fm_mapping_same_flags(const struct fm_mapping *a, const struct fm_mapping *
 
 bool fm_mapping_is_movable(const struct fm_mapping *m)
 {
-    /* locked, huge pages, droppable, shadow stack, device memory (2), mixed */
-    static const char *const excluded[] = {"lo", "ht", "dp", "ss", "io", "pf", "mm"};
+    /* locked, huge pages, droppable, shadow stack, device memory (2), mixed, wiped on fork */
+    static const char *const excluded[] = {"lo", "ht", "dp", "ss", "io", "pf", "mm", "wf"};
 
     if (!m->anonymous)
         return false;

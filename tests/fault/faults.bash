@@ -92,6 +92,7 @@ forget_layers()
 begin_migration()
 {
     local request="\"container\": \"redis\", \"destination\": \"host-$destination\"" field
+    request+=${FM_STRATEGY:+", \"strategy\": \"$FM_STRATEGY\""}
     for field in "$@"; do
         request+=", \"${field%%=*}\": ${field#*=}"
     done

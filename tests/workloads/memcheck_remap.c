@@ -13,6 +13,9 @@
 #include <unistd.h>
 
 /* Of newer kernel headers than Debian 12's. */
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -234,31 +237,30 @@ static void move_cells(struct range from, size_t to, bool all)
 
 static void move(struct range from)
 {
-    size_t to = mc_random_below(ARENA - from.count + 1);
+    size_t to;
     bool stays = mc_random_below(4) == 0; /* mapped, but empty */
-    struct cell before[RANGE_MAX];
-    void *result;
+    int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+    struct cell before;
 
+    if (stays) {
+        /* Of several mappings some may have been emptied before it fails, and nobody could tell. */
+        from.count = 1;
+        flags |= MREMAP_DONTUNMAP;
+    }
+    to = mc_random_below(ARENA - from.count + 1);
     if (!is_mapped(from) || (to < from.start + from.count && from.start < to + from.count))
         return;
-#ifdef MREMAP_DONTUNMAP
-    memcpy(before, &cells[from.start], from.count * sizeof(*before));
-    result = mremap(at(from.start), bytes_of(from), bytes_of(from),
-                    MREMAP_MAYMOVE | MREMAP_FIXED | (stays ? MREMAP_DONTUNMAP : 0), at(to));
-    if (stays && result == MAP_FAILED) {
-        /* Of several mappings: refused. What was at the destination may be gone. */
-        munmap(at(to), bytes_of(from));
-        memset(&cells[to], 0, from.count * sizeof(*cells));
-        return;
+    before = cells[from.start];
+    if (mremap(at(from.start), bytes_of(from), bytes_of(from), flags, at(to)) != MAP_FAILED) {
+        move_cells(from, to, true);
+        if (stays)
+            cells[from.start] = (struct cell){.mapped = true, .access = before.access};
+    } else if (stays) {
+        munmap(at(to), bytes_of(from)); /* which it may have been already */
+        cells[to] = (struct cell){0};
+    } else {
+        move_cells(from, to, false);
     }
-#else
-    stays = false;
-    result = mremap(at(from.start), bytes_of(from), bytes_of(from), MREMAP_MAYMOVE | MREMAP_FIXED,
-                    at(to));
-#endif
-    move_cells(from, to, result != MAP_FAILED);
-    for (size_t i = 0; stays && i < from.count; i++)
-        cells[from.start + i] = (struct cell){.mapped = true, .access = before[i].access};
 }
 
 static void protect(struct range r)
