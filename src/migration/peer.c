@@ -95,6 +95,20 @@ static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm
     return answer;
 }
 
+/* An abort does not wait for a restore, which may itself wait for pages that never come. */
+static void take_turn(struct fm_incoming *in, enum fm_frame_type type)
+{
+    struct fm_components *p = in->parts;
+    struct fm_error err = {0};
+    if (pthread_mutex_trylock(&in->lock) == 0)
+        return;
+    if (type == FM_FRAME_ABORT && in->stage == FM_STAGE_ARMED &&
+        p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, &err) < 0)
+        fm_warn(FM_CONTAINER_MANAGER, "Interrupting the restore of %s: %s.", in->container->name,
+                err.text);
+    pthread_mutex_lock(&in->lock);
+}
+
 /* Requests about an incoming migration that is there already. */
 static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, const json_t *body,
                            struct fm_error *err)
@@ -110,7 +124,7 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
     if (type == FM_FRAME_RETURN)
         return give_back(v->service, in, json_is_true(json_object_get(body, "look")), err);
     json_t *answer = NULL;
-    pthread_mutex_lock(&in->lock);
+    take_turn(in, type);
     switch (type) {
     case FM_FRAME_TREE: {
         const char *name = json_string_value(json_object_get(body, "name"));
