@@ -51,8 +51,8 @@ static void add_size(char **line, const json_t *event, const char *key, const ch
     if (value <= 0)
         return;
     old = FM_MOVE(*line);
-    *line = fm_strf("%s  %s%s%s", old, before,
-                    fm_format_size((uint64_t)value, size, sizeof(size)), after);
+    *line = fm_strf("%s  %s%s%s", old, before, fm_format_size((uint64_t)value, size, sizeof(size)),
+                    after);
 }
 
 static void add_number(char **line, const json_t *event, const char *key, const char *format)

@@ -15,7 +15,8 @@ struct fm_cpu_limit {
 int fm_cpu_limit_read(const struct fm_cgroup *cg, struct fm_cpu_limit *limit, struct fm_error *err);
 int fm_cpu_limit_write(const struct fm_cgroup *cg, const struct fm_cpu_limit *limit,
                        struct fm_error *err);
-/* What is left of `limit` (without one: of `cpus` processors) when `percent` of it is taken away. */
+/* What is left of `limit` (without one: of `cpus` processors) when `percent` of it is taken away.
+ */
 struct fm_cpu_limit fm_cpu_limit_cut(const struct fm_cpu_limit *limit, unsigned percent,
                                      unsigned cpus);
 

@@ -74,6 +74,7 @@ static bool is_in_external_namespace(void)
 }
 
 /* As the C library does: all six are passed on, whatever the call takes. */
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 long syscall(long number, ...)
 {
     syscall_fn next = (syscall_fn)dlsym(RTLD_NEXT, "syscall");

@@ -310,6 +310,7 @@ static mode_t mode_of(int flags, va_list args)
     return flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int open(const char *path, int flags, ...)
 {
     va_list args;
@@ -319,6 +320,7 @@ int open(const char *path, int flags, ...)
     return open_any(AT_FDCWD, path, flags, mode);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int open64(const char *path, int flags, ...)
 {
     va_list args;
@@ -328,6 +330,7 @@ int open64(const char *path, int flags, ...)
     return open_any(AT_FDCWD, path, flags, mode);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int openat(int dir, const char *path, int flags, ...)
 {
     va_list args;

@@ -85,6 +85,7 @@ static int open_any(int dir, const char *path, int flags, mode_t mode)
     return next(dir, path, flags, mode);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int openat(int dir, const char *path, int flags, ...)
 {
     va_list args;
@@ -94,6 +95,7 @@ int openat(int dir, const char *path, int flags, ...)
     return open_any(dir, path, flags, mode);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int openat64(int dir, const char *path, int flags, ...)
 {
     va_list args;
@@ -114,6 +116,7 @@ int setns(int fd, int type)
     return rc;
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int umount2(const char *path, int flags)
 {
     umount2_fn next = (umount2_fn)dlsym(RTLD_NEXT, "umount2");

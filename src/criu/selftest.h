@@ -4,8 +4,8 @@
 
 #define FM_SELFTEST_COMMAND "fleximigrate-selftest"
 
-/* Dumps a child with `criu`, whose files go to `dir`. Returns an exit status; says on stderr what is
- * wrong. */
+/* Dumps a child with `criu`, whose files go to `dir`. Returns an exit status; says on stderr what
+ * is wrong. */
 int fm_selftest(const char *criu, const char *dir);
 
 #endif

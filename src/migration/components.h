@@ -29,10 +29,10 @@ struct fm_components {
     struct fm_runtime runtime;
     struct fm_network network;
     struct fm_state_interface state;
-    struct fm_memory memory; /* without operations: strategy cold only */
+    struct fm_memory memory;        /* without operations: strategy cold only */
     _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not
                                        known yet */
-    struct fm_links links; /* to other hosts */
+    struct fm_links links;          /* to other hosts */
     struct fm_image_store *images;
     struct fm_bundle_config bundles;
     pthread_mutex_t images_lock; /* from an import to its record, and while layers are pruned */

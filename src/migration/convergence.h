@@ -24,9 +24,9 @@ struct fm_convergence {
     /* What it has seen. */
     unsigned rounds, hopeless;
     uint64_t last_dirty_bytes;
-    double throughput;     /* bytes per second */
-    double dirty_rate;     /* bytes per second */
-    double expected_ms;    /* of a freeze now */
+    double throughput;  /* bytes per second */
+    double dirty_rate;  /* bytes per second */
+    double expected_ms; /* of a freeze now */
 };
 
 /* After each round. */

@@ -216,8 +216,7 @@ static int planning(struct fm_migration *m, struct fm_error *err)
 static int preparation(struct fm_migration *m, struct fm_error *err)
 {
     if (fm_migration_to(m, FM_STATE_PREPARATION, false, FM_DECISION_ENGINE,
-                        "Strategy %s chosen, destination fits.",
-                        fm_strategy_text(m->strategy)) < 0)
+                        "Strategy %s chosen, destination fits.", fm_strategy_text(m->strategy)) < 0)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
     fm_migration_set_deadline(m, m->options.preparation_timeout_ms);
     int rc = fm_handover_prepare(m, err);

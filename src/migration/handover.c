@@ -99,8 +99,8 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
         return rc;
     json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:s, s:O?}", "container",
                              fm_container_to_json(m->container), "source", fm_host_to_json(&self),
-                             "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy), "priority",
-                             fm_priority_text(m->options.priority), "needs", m->needs);
+                             "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy),
+                             "priority", fm_priority_text(m->options.priority), "needs", m->needs);
     json_object_set_new(body, "tmpfs", fm_tmpfs_to_json(&m->tmpfs));
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
@@ -207,8 +207,8 @@ static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *
         return rc;
     if (m->memory)
         memory->verify_begin(m->memory);
-    json_auto_t *ready = m->parts->links.ops->answer(m->link, FM_FRAME_FROZEN,
-                                                     m->options.execution_timeout_ms, err);
+    json_auto_t *ready =
+        m->parts->links.ops->answer(m->link, FM_FRAME_FROZEN, m->options.execution_timeout_ms, err);
     rc = ready ? 0 : fm_error_result(err);
     fm_timeline_mark_remote(&m->freeze, "restored", json_object_get(ready, "steps"));
     int verified = m->memory ? memory->verify_end(m->memory, &e) : 0;
@@ -240,9 +240,8 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)
-        rc = restore_there(m, json_pack("{s:O, s:o}", "manifest", manifest, "neighbours",
-                                        neighbours(m)),
-                           err);
+        rc = restore_there(
+            m, json_pack("{s:O, s:o}", "manifest", manifest, "neighbours", neighbours(m)), err);
     m->stats.restore_ms = ms_since(since);
     return rc;
 }
@@ -266,9 +265,8 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
                                       .freezing = on_freezing,
                                       .frozen = on_frozen,
                                       .arg = m,
-                                      .filter_dir = m->memory
-                                                        ? p->memory.ops->filter_dir(m->memory)
-                                                        : NULL,
+                                      .filter_dir =
+                                          m->memory ? p->memory.ops->filter_dir(m->memory) : NULL,
                                       .tmpfs = &m->tmpfs};
     if (rc == 0)
         rc = p->state.ops->dump_go(p->state.ctx, m->dump, &request, err);
@@ -354,10 +352,10 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
     uint64_t since = fm_now_ms(), backoff = 50;
     for (;;) {
         *err = (struct fm_error){0};
-        json_auto_t *running = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 &&
-                                       fm_postcopy_serve(m, err) == 0
-                                   ? call(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err)
-                                   : NULL;
+        json_auto_t *running =
+            fm_handover_connect(m, CONNECT_TIMEOUT_MS, err) == 0 && fm_postcopy_serve(m, err) == 0
+                ? call(m, FM_FRAME_COMMIT, NULL, COMMIT_TIMEOUT_MS, err)
+                : NULL;
         if (running) {
             fm_timeline_mark_remote(&m->freeze, "resumed", json_object_get(running, "steps"));
             m->needs_attention = false;

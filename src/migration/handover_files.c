@@ -54,7 +54,7 @@ static int send_volume(struct fm_migration *m, size_t index,
 }
 
 int fm_handover_send_files(struct fm_migration *m, uint64_t changed_after_us, bool last,
-                      struct fm_error *err)
+                           struct fm_error *err)
 {
     fm_autofree char *upper = writable_dir(m);
     note_mapped_files(m);

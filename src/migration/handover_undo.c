@@ -286,8 +286,7 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
     int rc = fm_migration_step(m, FM_STEP_RETURN, NULL, err);
     if (rc < 0)
         return rc;
-    bool kept =
-        m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL);
+    bool kept = m->container && !fm_journal_has(m->parts->journal, m->id, FM_STEP_DESTROY, NULL);
     /* It is given up for a copy that lives and has all of its memory, and else is all there is. */
     if (kept && m->strategy != FM_STRATEGY_COLD)
         rc = ask_back_until_told(m, true, &e);

@@ -117,8 +117,8 @@ bool fm_incoming_is_filling(struct fm_incoming_table *t, const char *name)
     bool filling = false;
     pthread_mutex_lock(&t->lock);
     struct fm_incoming *in = t->first;
-    while (in && (in->stage != FM_STAGE_RUNNING || !in->sink ||
-                  !fm_streq(in->container->name, name)))
+    while (in &&
+           (in->stage != FM_STAGE_RUNNING || !in->sink || !fm_streq(in->container->name, name)))
         in = in->next;
     pthread_mutex_unlock(&t->lock);
     if (!in)
@@ -458,13 +458,13 @@ int fm_incoming_start_restore(struct fm_incoming *in, struct fm_error *err)
     return rc < 0 ? rc : p->state.ops->restore_start(p->state.ctx, &plan, &in->restore, err);
 }
 
-/* CRIU starts up while the container still runs on its old host. Files come once more: the overlay at
- * its root is going to be a new one. */
+/* CRIU starts up while the container still runs on its old host. Files come once more: the overlay
+ * at its root is going to be a new one. */
 static int warm_restore(struct fm_incoming *in, struct fm_error *err)
 {
     const struct fm_state_interface *state = &in->parts->state;
-    struct fm_restore_request request = {.root = in->container->layers.count ? in->bundle.rootfs
-                                                                             : NULL,
+    struct fm_restore_request request = {.root =
+                                             in->container->layers.count ? in->bundle.rootfs : NULL,
                                          .lazy_pages = in->lazy,
                                          .tmpfs = &in->tmpfs};
     if (!state->ops->restore_warm)
@@ -501,10 +501,10 @@ struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id
     json_auto_t *doc = fm_journal_load(t->parts->journal, id, err);
     if (!doc)
         return NULL;
-    struct fm_incoming *in = incoming_new(
-        t->parts, id, json_object_get(doc, "record"), json_object_get(doc, "source_host"),
-        json_string_value(json_object_get(doc, "return_of")),
-        json_string_value(json_object_get(doc, "strategy")), err);
+    struct fm_incoming *in = incoming_new(t->parts, id, json_object_get(doc, "record"),
+                                          json_object_get(doc, "source_host"),
+                                          json_string_value(json_object_get(doc, "return_of")),
+                                          json_string_value(json_object_get(doc, "strategy")), err);
     const char *stage = json_string_value(json_object_get(doc, "stage"));
     for (int i = 0; in && i <= FM_STAGE_DISCARDED; i++)
         if (fm_streq(stage, fm_stage_text((enum fm_stage)i)))

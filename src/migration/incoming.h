@@ -54,7 +54,7 @@ struct fm_incoming {
     struct fm_memory_sink *sink; /* until all of its memory is in place */
     bool source_lost;            /* while pages were missing */
     struct fm_timeline freeze;   /* steps since FROZEN, then since COMMIT */
-    bool root_changed;          /* files came after the overlay was mounted */
+    bool root_changed;           /* files came after the overlay was mounted */
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
     uint64_t created_us;

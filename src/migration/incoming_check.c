@@ -22,7 +22,7 @@ bool fm_incoming_is_coming(struct fm_incoming_table *t, const char *name)
 }
 
 bool fm_incoming_is_return(struct fm_components *p, const char *return_of, const char *container,
-                              const char *peer)
+                           const char *peer)
 {
     json_auto_t *doc =
         return_of && *return_of ? fm_journal_load(p->journal, return_of, NULL) : NULL;
@@ -92,13 +92,13 @@ json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struc
     const char *return_of = json_string_value(json_object_get(body, "return_of"));
     json_t *state = fm_preflight_destination_state(
         c, json_object_get(body, "needs"),
-        name_taken(t, c->name, fm_incoming_is_return(p, return_of, c->name, NULL)), address_taken(t, c),
-        is_cordoned(p));
+        name_taken(t, c->name, fm_incoming_is_return(p, return_of, c->name, NULL)),
+        address_taken(t, c), is_cordoned(p));
     return json_pack("{s:O, s:o}", "facts", facts, "state", state);
 }
 
 int fm_incoming_admissible(struct fm_incoming_table *t, const struct fm_incoming *in,
-                         const char *peer, struct fm_error *err)
+                           const char *peer, struct fm_error *err)
 {
     struct fm_components *p = t->parts;
     const char *name = in->container->name;

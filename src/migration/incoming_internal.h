@@ -42,8 +42,8 @@ void fm_incoming_memory_discard(struct fm_incoming *in);
 /* The daemon stops: a pager whose container runs goes on alone. */
 void fm_incoming_memory_leave(struct fm_incoming *in);
 void fm_incoming_memory_orphaned(struct fm_incoming *in);
-/* What runs here may wait for pages: finds its pager. *whole: it can go on; else its pager has died,
- * and it must be restored again. */
+/* What runs here may wait for pages: finds its pager. *whole: it can go on; else its pager has
+ * died, and it must be restored again. */
 int fm_incoming_memory_recover(struct fm_incoming *in, bool *whole, struct fm_error *err);
 
 /* There is something that only the source knows. */

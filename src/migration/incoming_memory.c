@@ -159,8 +159,7 @@ void fm_incoming_memory_orphaned(struct fm_incoming *in)
     fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
            "Source %s of %s is lost after the commit: %llu MiB of its memory are still there. "
            "Processes that need them stand still until it is back.",
-           in->source.name, in->container->name,
-           (unsigned long long)(status.missing_bytes >> 20));
+           in->source.name, in->container->name, (unsigned long long)(status.missing_bytes >> 20));
     fm_incoming_enter(in, in->stage, NULL);
 }
 

@@ -38,11 +38,10 @@ static int renew_root(struct fm_incoming *in, struct fm_error *err)
 static int go_restore(struct fm_incoming *in, const char *root, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
-    struct fm_restore_request request = {
-        .timeout_ms = RESTORE_TIMEOUT_MS,
-        .root = root,
-        .lazy_pages = in->lazy,
-        .tmpfs = &in->tmpfs};
+    struct fm_restore_request request = {.timeout_ms = RESTORE_TIMEOUT_MS,
+                                         .root = root,
+                                         .lazy_pages = in->lazy,
+                                         .tmpfs = &in->tmpfs};
     int rc = fm_tmpfs_seal(&in->tmpfs, in->dir, err);
     return rc < 0 ? rc : p->state.ops->restore_go(p->state.ctx, in->restore, &request, err);
 }

@@ -42,12 +42,12 @@
     X(STAGE_VOLUME, "stage-volume")                                                                \
     X(STAGE_PAGES, "stage-pages") /* page store */                                                 \
     X(PAGER, "pager")             /* process that fills the memory from it */                      \
-    X(RESTORE, "restore")   /* runtime's restore process, held */                                  \
-    X(READY, "ready")       /* may neither run nor discard on its own */                           \
-    X(RUN, "run")           /* COMMIT received: runs, whatever happens */                          \
-    X(RELEASE, "release")   /* the held restore is let go */                                       \
-    X(REGISTER, "register") /* in this host's registry */                                          \
-    X(DISCARD, "discard")   /* everything staged is removed */
+    X(RESTORE, "restore")         /* runtime's restore process, held */                            \
+    X(READY, "ready")             /* may neither run nor discard on its own */                     \
+    X(RUN, "run")                 /* COMMIT received: runs, whatever happens */                    \
+    X(RELEASE, "release")         /* the held restore is let go */                                 \
+    X(REGISTER, "register")       /* in this host's registry */                                    \
+    X(DISCARD, "discard")         /* everything staged is removed */
 
 enum fm_step {
 #define X(name, text) FM_STEP_##name,

@@ -351,9 +351,10 @@ static int open_wire(struct fm_manager *m, struct fm_error *err)
 static int open_memory(struct fm_manager *m, struct fm_error *err)
 {
     m->pages_dir = fm_strf("%s/pages", m->config.run_dir);
-    struct fm_memory_config config = {
-        .wire = &m->wire, .pages_dir = m->pages_dir, .interposer_dir = m->config.interposer_dir,
-        .pager = m->config.pager};
+    struct fm_memory_config config = {.wire = &m->wire,
+                                      .pages_dir = m->pages_dir,
+                                      .interposer_dir = m->config.interposer_dir,
+                                      .pager = m->config.pager};
     return fm_memory_open(&config, &m->parts.memory, err);
 }
 

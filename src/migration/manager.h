@@ -106,7 +106,9 @@ int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned
 /* Calls fn (from the migrations' threads, must be quick) for each event until unsubscribed:
  * {"type":"transition"|"progress"|"container","at",…}; transition:
  * {"migration","container","source","destination","from","to","final","component","message"};
- * progress: {"migration","phase","percent","bytes","round","remaining","dirty_rate","throughput","expected_downtime_ms"}. `event` is borrowed.
+ * progress:
+ * {"migration","phase","percent","bytes","round","remaining","dirty_rate","throughput","expected_downtime_ms"}.
+ * `event` is borrowed.
  */
 typedef void (*fm_event_fn)(const json_t *event, void *ctx);
 int fm_manager_subscribe(struct fm_manager *m, fm_event_fn fn,

@@ -61,8 +61,7 @@ static void probe(struct fm_memory_engine *e)
         rc = mount_pages_dir(e->config.pages_dir, &pager);
     note(e->pager_reason, sizeof(e->pager_reason), rc, &pager, "The pager");
     note(e->skeleton_reason, sizeof(e->skeleton_reason),
-         fm_skeleton_probe(e->config.interposer_dir, &skeleton), &skeleton,
-         "A skeleton dump");
+         fm_skeleton_probe(e->config.interposer_dir, &skeleton), &skeleton, "A skeleton dump");
 }
 
 int fm_memory_open(const struct fm_memory_config *config, struct fm_memory *memory,

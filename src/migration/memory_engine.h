@@ -10,8 +10,8 @@ struct fm_memory_engine {
     struct fm_memory_ops ops;
     enum fm_tracker_kind tracker; /* the best that works here */
     char tracker_reason[1024];    /* why not a better one; "" */
-    char pager_reason[1024];       /* "": it works */
-    char skeleton_reason[1024];    /* "": it works */
+    char pager_reason[1024];      /* "": it works */
+    char skeleton_reason[1024];   /* "": it works */
 };
 
 /* Their part of the table. */

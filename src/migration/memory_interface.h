@@ -71,8 +71,8 @@ struct fm_memory_ops {
     int (*verify_end)(struct fm_memory_source *s, struct fm_error *err);
     /* Sends what was left, what is waited for first. Returns at once. */
     int (*serve)(struct fm_memory_source *s, struct fm_error *err);
-    /* The same after the connections were lost or the daemon was restarted: a source that knows only
-     * what the index says. */
+    /* The same after the connections were lost or the daemon was restarted: a source that knows
+     * only what the index says. */
     int (*recall)(void *ctx, const struct fm_memory_plan *plan, struct fm_memory_source **source,
                   struct fm_error *err);
     void (*stats)(struct fm_memory_source *s, struct fm_page_stats *stats);

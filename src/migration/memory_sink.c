@@ -40,8 +40,8 @@ struct fm_memory_sink {
     struct stream *streams;
     struct fm_pager *pager;
     struct fm_pager_status status;
-    struct fm_error error; /* the pager's, final */
-    uint64_t missing;      /* bytes that the source kept */
+    struct fm_error error;    /* the pager's, final */
+    uint64_t missing;         /* bytes that the source kept */
     struct arrival *arrivals; /* since the last PAGES_SYNC */
     size_t arrival_count, arrival_capacity;
     bool closing;

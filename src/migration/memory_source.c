@@ -36,8 +36,7 @@ static struct fm_connection *open_stream(const struct fm_link_wire *wire,
                                          const struct fm_memory_plan *plan, unsigned stream,
                                          struct fm_error *err)
 {
-    struct fm_connection *c =
-        fm_link_wire_connect(wire, plan->destination, plan->timeout_ms, err);
+    struct fm_connection *c = fm_link_wire_connect(wire, plan->destination, plan->timeout_ms, err);
     json_auto_t *body =
         json_pack("{s:s, s:i}", "migration", plan->migration, "stream", (int)stream);
     if (!c)

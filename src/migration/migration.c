@@ -103,8 +103,7 @@ json_t *fm_migration_to_json(const struct fm_migration *m)
     json_t *doc =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:b, s:o, s:o, s:o, s:o}", "id",
                   m->id, "container", m->options.container, "source", m->options.source,
-                  "destination", m->options.destination, "strategy",
-                  fm_strategy_text(m->strategy),
+                  "destination", m->options.destination, "strategy", fm_strategy_text(m->strategy),
                   "priority", fm_priority_text(m->options.priority), "state",
                   m->fsm.state == FM_STATE_NONE ? "NONE" : fm_state_text(m->fsm.state), "final",
                   (int)m->fsm.final, "result", result_of(m), "needs_attention",

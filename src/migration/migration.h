@@ -30,8 +30,8 @@ struct fm_migration {
     uint64_t state_since_us;
 
     /* The handover's working set; each is NULL or invalid until its step. */
-    char *dir; /* <migrations_dir>/<id> */
-    struct fm_tmpfs_mounts tmpfs;        /* the container's own, attached below `dir` */
+    char *dir;                          /* <migrations_dir>/<id> */
+    struct fm_tmpfs_mounts tmpfs;       /* the container's own, attached below `dir` */
     struct fm_tree_print *tmpfs_prints; /* of each, just before its last pass while it ran */
     struct fm_container *container;
     pid_t init_pid; /* of the original */
@@ -43,22 +43,22 @@ struct fm_migration {
     struct fm_link *link;
     void *hold;
     struct fm_dump *dump;
-    enum fm_strategy strategy;  /* chosen in PLANNING; never AUTO from there on */
-    char strategy_reason[256];  /* why this one */
+    enum fm_strategy strategy;       /* chosen in PLANNING; never AUTO from there on */
+    char strategy_reason[256];       /* why this one */
     struct fm_memory_source *memory; /* guarded by link_lock, as the link */
-    bool filled;                /* all memory is in place there */
-    bool leave_pages;           /* what is dirty in the freeze is fetched after it */
-    struct fm_cpu_limit cpu_limit; /* before it was throttled */
-    bool frozen;    /* tasks seized: the client's clock ticks */
-    bool committed; /* the decision stands */
-    bool destroyed; /* the original is gone, by this daemon */
+    bool filled;                     /* all memory is in place there */
+    bool leave_pages;                /* what is dirty in the freeze is fetched after it */
+    struct fm_cpu_limit cpu_limit;   /* before it was throttled */
+    bool frozen;                     /* tasks seized: the client's clock ticks */
+    bool committed;                  /* the decision stands */
+    bool destroyed;                  /* the original is gone, by this daemon */
     bool in_slot;
-    uint64_t frozen_us; /* monotonic */
+    uint64_t frozen_us;        /* monotonic */
     struct fm_timeline freeze; /* its steps so far */
     uint64_t started_us;
     uint64_t log_sent, upper_since_us;
     struct fm_tree_print upper_print; /* of the writable layer, before its last pass */
-    struct fm_strv mapped_files; /* shared and writable, of all passes; relative to the root */
+    struct fm_strv mapped_files;      /* shared and writable, of all passes; relative to the root */
 };
 
 /* A new migration, journalled in state NONE. Takes nothing over; NULL on failure. */

@@ -58,16 +58,16 @@ struct fm_migration_options {
     char container[64];
     char source[64]; /* "" : the host that receives the request */
     char destination[64];
-    enum fm_strategy strategy;       /* AUTO */
-    enum fm_priority priority;       /* NORMAL */
-    uint64_t bandwidth_bytes;        /* per second; 0: no limit */
-    uint64_t max_downtime_ms;        /* freeze when it is expected to be shorter; 50 ms */
-    uint64_t max_rounds;             /* of pre-copy; 30 */
-    uint64_t parallel;               /* connections that carry pages; 2 */
-    uint64_t delta_cache_bytes;      /* of pages sent before, on the source; 32 MiB; 0: no deltas */
-    enum fm_compression compress;    /* AUTO */
+    enum fm_strategy strategy;    /* AUTO */
+    enum fm_priority priority;    /* NORMAL */
+    uint64_t bandwidth_bytes;     /* per second; 0: no limit */
+    uint64_t max_downtime_ms;     /* freeze when it is expected to be shorter; 50 ms */
+    uint64_t max_rounds;          /* of pre-copy; 30 */
+    uint64_t parallel;            /* connections that carry pages; 2 */
+    uint64_t delta_cache_bytes;   /* of pages sent before, on the source; 32 MiB; 0: no deltas */
+    enum fm_compression compress; /* AUTO */
     enum fm_on_no_convergence on_no_convergence; /* DEFAULT */
-    bool auto_converge; /* throttle a container that writes faster than pages travel */
+    bool auto_converge;              /* throttle a container that writes faster than pages travel */
     uint64_t timeout_ms;             /* whole migration up to the commit; 300 s */
     uint64_t preparation_timeout_ms; /* 120 s */
     uint64_t execution_timeout_ms;   /* 60 s: freeze to commit; rolled back after it */

@@ -85,7 +85,8 @@ static json_t *frozen(struct fm_incoming *in, const json_t *body, struct fm_erro
     return json_pack("{s:o}", "steps", fm_timeline_take(&in->freeze));
 }
 
-/* While pages are missing the source asks several times a second: its silence means that it is lost. */
+/* While pages are missing the source asks several times a second: its silence means that it is
+ * lost. */
 static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm_error *err)
 {
     uint64_t missing = 0;

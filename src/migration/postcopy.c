@@ -107,9 +107,9 @@ static int try_again(struct fm_migration *m, struct fm_error *err)
 {
     fm_handover_disconnect(m);
     *err = (struct fm_error){0};
-    return fm_handover_pause(m, PAUSE_MS) ? 0
-                                          : fm_error_set(err, FM_E_CANCELLED,
-                                                         "the daemon is being stopped");
+    return fm_handover_pause(m, PAUSE_MS)
+               ? 0
+               : fm_error_set(err, FM_E_CANCELLED, "the daemon is being stopped");
 }
 
 /* A source that nobody needs any more does not wait for ever. */

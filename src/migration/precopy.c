@@ -132,7 +132,8 @@ static int throttle(struct fm_migration *m, struct fm_error *err)
     if (rc < 0)
         return fm_error_prefix(err, "cannot throttle the container");
     m->stats.throttle_percent = percent;
-    fm_info(FM_DECISION_ENGINE, "%s writes faster than its pages travel: %u %% less processor time.",
+    fm_info(FM_DECISION_ENGINE,
+            "%s writes faster than its pages travel: %u %% less processor time.",
             m->container->name, percent);
     return 0;
 }
@@ -180,7 +181,8 @@ static int give_in(struct fm_migration *m, const struct fm_convergence *c, struc
         m->leave_pages = true;
         return 0;
     default:
-        fm_warn(FM_DECISION_ENGINE, "%s writes %s/s, its pages travel at %s/s: a freeze of %.0f ms.",
+        fm_warn(FM_DECISION_ENGINE,
+                "%s writes %s/s, its pages travel at %s/s: a freeze of %.0f ms.",
                 m->container->name, rate, speed, c->expected_ms);
         return 0;
     }

@@ -10,7 +10,8 @@
  * the container is throttled (auto_converge), the strategy becomes hybrid, or FM_E_REFUSED, as the
  * request says. */
 int fm_precopy_rounds(struct fm_migration *m, struct fm_error *err);
-/* Just before the freeze, when everything else is ready: one round more, since that took a while. */
+/* Just before the freeze, when everything else is ready: one round more, since that took a while.
+ */
 int fm_precopy_last_round(struct fm_migration *m, struct fm_error *err);
 /* All tasks are seized: the last pages begin to travel (or are left: hybrid, post-copy). */
 int fm_precopy_freeze(struct fm_migration *m, struct fm_error *err);

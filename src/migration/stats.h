@@ -30,15 +30,15 @@ struct fm_migration_stats {
     double dirty_rate;         /* bytes per second */
     double throughput;         /* bytes of pages per second */
     double expected_downtime_ms;
-    double rounds_ms;          /* all rounds before the freeze */
-    double scan_ms;            /* in the freeze: finding the last pages */
-    uint64_t last_bytes;       /* pages that travelled in the freeze */
-    double pages_ms;           /* in the freeze: images complete → last pages in the store */
-    double fill_ms;            /* RUNNING → all memory in place */
-    uint64_t missing_bytes;    /* that were left on the source at the commit */
+    double rounds_ms;       /* all rounds before the freeze */
+    double scan_ms;         /* in the freeze: finding the last pages */
+    uint64_t last_bytes;    /* pages that travelled in the freeze */
+    double pages_ms;        /* in the freeze: images complete → last pages in the store */
+    double fill_ms;         /* RUNNING → all memory in place */
+    uint64_t missing_bytes; /* that were left on the source at the commit */
     uint64_t faults, fault_us_max;
     struct fm_page_stats pages;
-    uint64_t wire_bytes;         /* sent and received on all connections */
+    uint64_t wire_bytes;               /* sent and received on all connections */
     uint64_t image_bytes, early_bytes; /* checkpoint; of it sent before the dump had ended */
     uint64_t file_bytes, layer_bytes;
     uint64_t held_frames, released_frames, forwarded_frames, dropped_frames;

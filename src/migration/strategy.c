@@ -38,8 +38,8 @@ static bool tracks(const json_t *engine)
     return tracker && !fm_streq(tracker, "none");
 }
 
-enum fm_strategy fm_strategy_choose(enum fm_strategy asked, const json_t *here,
-                                    const json_t *there, char *reason, size_t len)
+enum fm_strategy fm_strategy_choose(enum fm_strategy asked, const json_t *here, const json_t *there,
+                                    char *reason, size_t len)
 {
     snprintf(reason, len, "%s", "");
     if (asked == FM_STRATEGY_COLD || is_bound(here, there, reason, len))

@@ -14,9 +14,8 @@ void fm_timeline_mark_remote(struct fm_timeline *t, const char *step, const json
     uint64_t now = fm_now_us();
     if (!t->since_us)
         return;
-    json_array_append_new(t->steps,
-                          json_pack("{s:s, s:f, s:O*}", "step", step, "ms",
-                                    (double)(now - t->since_us) / 1000.0, "of", of));
+    json_array_append_new(t->steps, json_pack("{s:s, s:f, s:O*}", "step", step, "ms",
+                                              (double)(now - t->since_us) / 1000.0, "of", of));
     t->since_us = now;
 }
 

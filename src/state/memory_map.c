@@ -191,14 +191,15 @@ bool fm_mapping_same_line(const struct fm_mapping *a, const struct fm_mapping *b
     return a->line_len == b->line_len && memcmp(a->line, b->line, a->line_len) == 0;
 }
 
-/* "uw" comes and goes with our own registration, "sd" with soft-dirty tracking. */
+/* "uw" comes and goes with our own registration, "sd" with soft-dirty tracking, and "gu" says only
+ * that there may be guard regions: CRIU looks for those page by page. */
 static struct token next_flag(const char **at, const char *end)
 {
     struct token token;
 
     do
         token = next_token(at, end);
-    while (token_is(token, "uw") || token_is(token, "sd"));
+    while (token_is(token, "uw") || token_is(token, "sd") || token_is(token, "gu"));
     return token;
 }
 

@@ -55,7 +55,7 @@ struct fm_tracker {
     struct fm_tracked **items;
     size_t count;
     unsigned round;
-    uint64_t small_bytes; /* processes up to here are read in the freeze itself */
+    uint64_t small_bytes;    /* processes up to here are read in the freeze itself */
     struct fm_error refusal; /* why the last process that is not tracked is not */
 };
 /* Knows it from here on, or again; *found is NULL when it has ended or is a thread. */

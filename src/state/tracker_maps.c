@@ -214,8 +214,12 @@ static int verify_one(const struct fm_tracked *p, struct fm_error *err)
             next++;
         if (next == now.count || !fm_mapping_same_line(&now.items[next], shown))
             return differs(p, shown, "changed", err);
-        if (!fm_mapping_same_flags(&now.items[next], shown))
-            return differs(p, shown, "changed its flags (madvise, mlock)", err);
+        if (!fm_mapping_same_flags(&now.items[next], shown)) {
+            fm_autofree char *how = fm_strf("changed its flags (madvise, mlock) from %.*s to %.*s",
+                                            (int)shown->flags_len, shown->flags,
+                                            (int)now.items[next].flags_len, now.items[next].flags);
+            return differs(p, shown, how, err);
+        }
         next++;
     }
     return 0;

@@ -51,8 +51,8 @@ static void daemons_may_die_on_the_way_back(void **state)
     (void)state;
     for (enum injection i = CRASH_BEFORE; i <= CRASH_BOTH; i++)
         for (int dies = 0; dies < 2; dies++)
-            sweep_both((struct sweep){
-                .injection = i, .unhealthy = true, .dies = dies, .from = "VERIFY"});
+            sweep_both(
+                (struct sweep){.injection = i, .unhealthy = true, .dies = dies, .from = "VERIFY"});
 }
 
 int main(void)

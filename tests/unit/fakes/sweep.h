@@ -9,9 +9,9 @@ struct sweep {
     enum injection injection;
     bool linger, unhealthy, dies; /* as in struct world */
     const char *strategy;
-    const char *from;             /* not before this call; NULL: from the first one */
-    unsigned int offset;          /* calls after it that are left out */
-    unsigned int stride;          /* calls that are left out between two cases */
+    const char *from;    /* not before this call; NULL: from the first one */
+    unsigned int offset; /* calls after it that are left out */
+    unsigned int stride; /* calls that are left out between two cases */
     /* One more failure: this many calls into the recovery (0: none). */
     unsigned int again_after;
     enum injection again;
