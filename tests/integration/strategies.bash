@@ -35,6 +35,7 @@ migrate_at_last()
     until cluster_cli "$host" -q migrate "$@" 2>"$FM_WORK/migrate.err"; do
         if ! grep -q 'try again' "$FM_WORK/migrate.err" || [ $((tries += 1)) -ge 5 ]; then
             cat "$FM_WORK/migrate.err" >&2
+            cluster_cli "$host" container logs "$1" 2>/dev/null | grep -E '^(FAIL|SKIPPED)' >&2 || true
             return 1
         fi
         show "tried again: $(cat "$FM_WORK/migrate.err")"

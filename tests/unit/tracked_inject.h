@@ -9,6 +9,9 @@
 /* Soft-dirty injects nothing, but stops all threads; that it can do on any kernel. */
 static enum fm_tracker_kind kind = FM_TRACKER_PAGEMAP_SCAN;
 
+/* Rounds until a task that is hard to stop, such as one under a storm of signals, is tracked. */
+#define PATIENCE 20
+
 /* A new tracker each time, so that each injects. */
 static inline void inject_once(pid_t pid, bool tracked)
 {
@@ -16,6 +19,8 @@ static inline void inject_once(pid_t pid, bool tracked)
     struct fm_memory_scan scan = {0};
 
     round_on(t, pid, &scan);
+    for (int i = 0; i < PATIENCE && scan.items[0].tracked != tracked; i++)
+        round_on(t, pid, &scan);
     if (scan.items[0].tracked != tracked)
         fail_msg("process %d is %stracked", (int)pid, tracked ? "not " : "");
     fm_memory_scan_clear(&scan);
