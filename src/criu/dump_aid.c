@@ -162,6 +162,7 @@ static bool read_limit(pid_t pid, long resource, struct rlimit64 *limit)
     return found;
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 long syscall(long sysno, ...)
 {
     static syscall_fn next;

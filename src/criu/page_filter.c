@@ -261,6 +261,7 @@ static ssize_t read_visible(pread_fn next, int fd, void *buf, size_t len, off64_
     return (ssize_t)len;
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 ssize_t pread64(int fd, void *buf, size_t len, off64_t at)
 {
     pread_fn next = (pread_fn)dlsym(RTLD_NEXT, "pread64");
@@ -272,6 +273,7 @@ ssize_t pread64(int fd, void *buf, size_t len, off64_t at)
                                        : next(fd, buf, len, at);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 ssize_t pread(int fd, void *buf, size_t len, off_t at)
 {
     return pread64(fd, buf, len, at);
@@ -340,6 +342,7 @@ int openat(int dir, const char *path, int flags, ...)
     return open_any(dir, path, flags, mode);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 int openat64(int dir, const char *path, int flags, ...)
 {
     va_list args;

@@ -268,6 +268,7 @@ static void scan_and_read_find_the_same_pages(void **state)
         else if (i % 7 == 0)
             sum += p[i * PAGE]; /* the zero page */
     }
+    assert_int_equal(sum, 0);
     madvise(p + 50 * PAGE, 20 * PAGE, 102 /* MADV_GUARD_INSTALL */);
     mprotect(p + 100 * PAGE, 100 * PAGE, PROT_NONE);
     read_both_ways(&scan, &read, (uintptr_t)p, (uintptr_t)p + pages * PAGE);

@@ -174,8 +174,7 @@ static void flags_that_changed_unseen_are_found(void **state)
     (void)state;
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', true, &s);
     assert_int_equal(s.verified, -FM_E_FAILED);
-    assert_non_null(
-        strstr(s.err.text, "changed its flags (madvise, mlock) from "));
+    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) from "));
     shown_clear(&s);
     child_end(&c);
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', false, &s);
