@@ -22,7 +22,7 @@ teardown()
 }
 
 # Points that are passed on the way back only, or by no migration of ours.
-elsewhere=(step.return criu.request criu.result criu.other criu.pre-dump criu.query-ext-files)
+elsewhere=(step.return step.throttle criu.held criu.request criu.result criu.other criu.pre-dump criu.query-ext-files)
 
 @test "somebody dies at each fault point" {
     local point step
@@ -37,6 +37,7 @@ elsewhere=(step.return criu.request criu.result criu.other criu.pre-dump criu.qu
 @test "the source's daemon dies at each step of the source" {
     each_case <<END
 stays source prepare kill:daemon@source
+stays source rounds kill:daemon@source
 stays source hold kill:daemon@source
 stays source dump kill:daemon@source
 stays source arm kill:daemon@source
@@ -57,6 +58,8 @@ stays destination stage-network kill:daemon@destination
 stays destination stage-layer kill:daemon@destination
 stays destination stage-bundle kill:daemon@destination
 stays destination stage-volume kill:daemon@destination
+stays destination stage-pages kill:daemon@destination
+stays destination pager kill:daemon@destination
 stays destination restore kill:daemon@destination
 stays destination ready kill:daemon@destination
 moves destination run kill:daemon@destination
