@@ -18,10 +18,12 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define SLOTS 512
 #define ROUNDS_BEFORE_CORRUPTION 3
+#define FAULT_STACK (64 << 10)
 
 struct mc_options mc_options = {
     .mib = 16, .rate = 500, .seed = 1, .status_ms = 250, .directory = "/tmp"};
@@ -136,6 +138,33 @@ void mc_skip(const char *format, ...)
     va_end(arguments);
     own->skipped = true;
     _exit(0);
+}
+
+/* On a stack of its own: the usual one may be what is broken. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    const ucontext_t *at = context;
+
+#if defined(__x86_64__)
+    uint64_t ip = (uint64_t)at->uc_mcontext.gregs[REG_RIP],
+             sp = (uint64_t)at->uc_mcontext.gregs[REG_RSP];
+#elif defined(__aarch64__)
+    uint64_t ip = at->uc_mcontext.pc, sp = at->uc_mcontext.sp;
+#else
+    uint64_t ip = 0, sp = (uint64_t)(uintptr_t)at;
+#endif
+    mc_fail("signal %d, code %d, at %p; instruction %#" PRIx64 ", stack %#" PRIx64, number,
+            info->si_code, info->si_addr, ip, sp);
+}
+
+static void report_faults(void)
+{
+    const struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    const stack_t stack = {.ss_sp = mc_map(FAULT_STACK), .ss_size = FAULT_STACK};
+
+    sigaltstack(&stack, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 pid_t mc_spawn(void (*run)(void *), void *argument)
@@ -316,6 +345,7 @@ int main(int argc, char **argv)
     board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (board == MAP_FAILED)
         wl_die("mmap: %s", strerror(errno));
+    report_faults();
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)
         return mc_brief_main();
     parse(argc, argv);
