@@ -291,6 +291,23 @@ static int find_syscall(struct subject *s, struct fm_error *err)
                                         "process %d has no system call instruction", (int)s->pid);
 }
 
+/* It may have executed another program before it stopped: then nothing is where it was. */
+static bool is_still_there(const struct subject *s)
+{
+    uint8_t code[sizeof(fm_arch_syscall)];
+
+    return read_memory(s->pid, s->syscall_ip, code, sizeof(code)) &&
+           memcmp(code, fm_arch_syscall, sizeof(code)) == 0;
+}
+
+static int find_syscall_again(struct subject *s, struct fm_error *err)
+{
+    if (is_still_there(s))
+        return 0;
+    s->syscall_ip = 0;
+    return find_syscall(s, err);
+}
+
 /* ---- the thread to use ---- */
 
 /* Runs, sleeps or is stopped: not dead, nor within an uninterruptible wait, as after vfork. */
@@ -408,6 +425,8 @@ static void do_job(struct job *j)
     if ((j->rc = choose_thread(s, &j->err)) < 0 || (j->rc = find_syscall(s, &j->err)) < 0)
         return;
     j->rc = stop(s, &j->err);
+    if (j->rc == 0)
+        j->rc = find_syscall_again(s, &j->err);
     if (j->rc == 0 && j->closes)
         j->rc = close_there(s, j->injected.number, j->injected.fd, &j->err);
     else if (j->rc == 0)

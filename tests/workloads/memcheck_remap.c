@@ -36,6 +36,7 @@ struct cell {
     bool freed; /* by MADV_FREE: the content, or zeroes */
     int access; /* PROT_* */
     uint64_t untouched_until;
+    uint64_t filled_us;
 };
 
 struct range {
@@ -116,8 +117,12 @@ static void check_content(size_t page)
 {
     const struct cell *c = &cells[page];
 
+    if (mc_block_matches(at(page), mc_page_size, c->key, c->version, false))
+        return;
     if (c->freed && mc_block_matches(at(page), mc_page_size, c->key, c->version, true))
         return;
+    printf("remap: filled %" PRIu64 " ms ago, access %d, freed %d\n",
+           (wl_now_us() - c->filled_us) / 1000, c->access, c->freed);
     mc_block_check(at(page), mc_page_size, c->key, c->version);
 }
 
@@ -167,6 +172,7 @@ static void fill(struct range r)
         check_page(i, wl_now_us());
         c->key = (uint64_t)(uintptr_t)at(i);
         c->version = ++last_version;
+        c->filled_us = wl_now_us();
         c->freed = false;
         c->untouched_until = 0;
         mc_block_fill(at(i), mc_page_size, c->key, c->version);
