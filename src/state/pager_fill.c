@@ -69,8 +69,12 @@ static enum outcome put(struct fm_pager_task *t, uint64_t address, const void *d
 {
     enum outcome outcome;
 
-    if (data && (len = fm_pager_before_guard(t, address, len)) == 0)
-        return EXISTS; /* a guard: its content is gone */
+    if (data && (len = fm_pager_before_guard(t, address, len)) == 0) {
+        /* A guard, whose content is gone, unless it was just moved to where this page has been. As
+         * zeroes do not overwrite one, the kernel tells which. */
+        data = NULL;
+        len = fm_pager_page();
+    }
     outcome = put_once(t, address, data, len, done);
     return outcome == UNMAPPED ? put_once(t, address, data, len, done) : outcome;
 }

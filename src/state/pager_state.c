@@ -301,6 +301,7 @@ int fm_pager_areas_move(struct fm_pager_slot *slot, uint64_t from, uint64_t to, 
         return 0;
     if (count + 4 > AREAS_MAX)
         return -FM_E_NO_SPACE;
+    fm_pager_bits_drop(slot, to, to + len); /* nothing would ever fill them */
     n = append_staying(out, 0, areas, count, &m, 0, to);
     n = append_moved(out, n, areas, count, &m);
     n = append_staying(out, n, areas, count, &m, to, UINT64_MAX);

@@ -28,6 +28,12 @@
 #define RANGE_MAX 48
 #define HUGE ((size_t)2 << 20)
 #define TOUCH_LATER_US 3000000 /* so that a hop falls between the change and the look at it */
+#define EVENTS 6
+
+struct event {
+    const char *what;
+    uint64_t us;
+};
 
 struct cell {
     uint64_t key;
@@ -36,7 +42,8 @@ struct cell {
     bool freed; /* by MADV_FREE: the content, or zeroes */
     int access; /* PROT_* */
     uint64_t untouched_until;
-    uint64_t filled_us;
+    struct event events[EVENTS]; /* the last ones, for whoever looks for the cause */
+    unsigned event_count;
 };
 
 struct range {
@@ -113,6 +120,25 @@ static bool writable(const struct cell *c)
     return c->mapped && !c->guard && c->access & PROT_WRITE;
 }
 
+static void note(struct range r, const char *what)
+{
+    for (size_t i = r.start; i < r.start + r.count; i++)
+        cells[i].events[cells[i].event_count++ % EVENTS] = (struct event){what, wl_now_us()};
+}
+
+static void tell_events(size_t page)
+{
+    const struct cell *c = &cells[page];
+    uint64_t now = wl_now_us();
+
+    for (unsigned i = c->event_count > EVENTS ? c->event_count - EVENTS : 0; i < c->event_count;
+         i++) {
+        const struct event *event = &c->events[i % EVENTS];
+
+        printf("%p: %s %" PRIu64 " us ago\n", at(page), event->what, now - event->us);
+    }
+}
+
 static void check_content(size_t page)
 {
     const struct cell *c = &cells[page];
@@ -121,8 +147,7 @@ static void check_content(size_t page)
         return;
     if (c->freed && mc_block_matches(at(page), mc_page_size, c->key, c->version, true))
         return;
-    printf("remap: filled %" PRIu64 " ms ago, access %d, freed %d\n",
-           (wl_now_us() - c->filled_us) / 1000, c->access, c->freed);
+    tell_events(page);
     mc_block_check(at(page), mc_page_size, c->key, c->version);
 }
 
@@ -172,7 +197,7 @@ static void fill(struct range r)
         check_page(i, wl_now_us());
         c->key = (uint64_t)(uintptr_t)at(i);
         c->version = ++last_version;
-        c->filled_us = wl_now_us();
+        note((struct range){i, 1}, "filled");
         c->freed = false;
         c->untouched_until = 0;
         mc_block_fill(at(i), mc_page_size, c->key, c->version);
@@ -196,6 +221,7 @@ static void map(struct range r)
         flags |= MAP_POPULATE;
     mc_must(mmap(at(r.start), bytes_of(r), access, flags, -1, 0) != MAP_FAILED, "mmap");
     set_zero(r, mc_random_below(2));
+    note(r, flags & MAP_POPULATE ? "mapped and populated" : "mapped");
     for (size_t i = r.start; i < r.start + r.count; i++) {
         cells[i].mapped = true;
         cells[i].guard = false;
@@ -207,6 +233,7 @@ static void unmap(struct range r)
 {
     mc_must(munmap(at(r.start), bytes_of(r)) == 0, "munmap");
     set_zero(r, false);
+    note(r, "unmapped");
     for (size_t i = r.start; i < r.start + r.count; i++)
         cells[i].mapped = false;
 }
@@ -234,6 +261,7 @@ static void move_cells(struct range from, size_t to, bool all)
         if (moved) {
             cells[to + i] = cells[from.start + i];
             cells[from.start + i] = (struct cell){0};
+            note((struct range){to + i, 1}, "moved here");
         } else {
             munmap(at(to + i), mc_page_size);
             cells[to + i] = (struct cell){0};
@@ -259,8 +287,10 @@ static void move(struct range from)
     before = cells[from.start];
     if (mremap(at(from.start), bytes_of(from), bytes_of(from), flags, at(to)) != MAP_FAILED) {
         move_cells(from, to, true);
-        if (stays)
+        if (stays) {
             cells[from.start] = (struct cell){.mapped = true, .access = before.access};
+            note(from, "moved away, still mapped");
+        }
     } else if (stays) {
         munmap(at(to), bytes_of(from)); /* which it may have been already */
         cells[to] = (struct cell){0};
@@ -276,6 +306,7 @@ static void protect(struct range r)
     if (!is_mapped(r))
         return;
     mc_must(mprotect(at(r.start), bytes_of(r), access) == 0, "mprotect");
+    note(r, "protected");
     for (size_t i = r.start; i < r.start + r.count; i++)
         cells[i].access = access;
 }
@@ -286,12 +317,14 @@ static void discard(struct range r)
         return;
     mc_must(madvise(at(r.start), bytes_of(r), MADV_DONTNEED) == 0, "MADV_DONTNEED");
     set_zero(r, mc_random_below(2));
+    note(r, "discarded");
 }
 
 static void free_lazily(struct range r)
 {
     if (!is_mapped(r) || madvise(at(r.start), bytes_of(r), MADV_FREE) != 0)
         return;
+    note(r, "freed");
     for (size_t i = r.start; i < r.start + r.count; i++)
         cells[i].freed = true;
 }
@@ -309,6 +342,7 @@ static void guard(struct range r)
     }
     if (install)
         set_zero(r, false);
+    note(r, install ? "guarded" : "not guarded any more");
     for (size_t i = r.start; i < r.start + r.count; i++)
         cells[i].guard = install;
 }
@@ -322,6 +356,7 @@ static void advise(struct range r)
 
     if (is_mapped(r))
         madvise(at(r.start), bytes_of(r), kinds[mc_random_below(sizeof(kinds) / sizeof(*kinds))]);
+    note(r, "advised");
 }
 
 static void map_huge(struct range unused)
