@@ -17,7 +17,7 @@ const struct cli_option cli_migrate_options[] = {
     {"max-downtime", 0, "TIME", "freeze when it is expected to take less; 50ms when not given"},
     {"max-rounds", 0, "N", "of pre-copy; 30 when not given"},
     {"on-no-convergence", 0, "WAY",
-     "freeze, hybrid or fail, when rounds do not help; freeze when not given"},
+     "freeze, hybrid or fail, when rounds do not help; hybrid for auto, else freeze"},
     {"auto-converge", 0, NULL, "throttle a container that writes faster than its pages travel"},
     {"compress", 0, "METHOD", "auto, zstd or none; auto (when the link is what limits)"},
     {"parallel", 0, "N", "connections that carry pages; 2 when not given"},

@@ -124,7 +124,7 @@ static const struct option options_known[] = {
      .offset = AT(on_no_convergence),
      .words = no_convergence_texts,
      .word_count = FM_COUNT(no_convergence_texts),
-     .preset = FM_ON_NO_CONVERGENCE_FREEZE},
+     .preset = FM_ON_NO_CONVERGENCE_DEFAULT},
     {.key = "auto_converge", .kind = FLAG, .offset = AT(auto_converge)},
     TIMEOUT(timeout_ms, 300),
     TIMEOUT(preparation_timeout_ms, 120),

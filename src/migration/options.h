@@ -41,7 +41,8 @@ void fm_priority_parse(const char *name, enum fm_priority *priority);
 
 /* What pre-copy does when rounds do not help any more. */
 #define FM_ON_NO_CONVERGENCE(X)                                                                    \
-    X(FREEZE, "freeze") /* longer than max_downtime_ms */                                          \
+    X(DEFAULT, "default") /* hybrid for strategy auto, else freeze */                              \
+    X(FREEZE, "freeze")   /* longer than max_downtime_ms */                                        \
     X(HYBRID, "hybrid")                                                                            \
     X(FAIL, "fail")
 
@@ -65,7 +66,7 @@ struct fm_migration_options {
     uint64_t parallel;            /* connections that carry pages; 2 */
     uint64_t delta_cache_bytes;   /* of pages sent before, on the source; 32 MiB; 0: no deltas */
     enum fm_compression compress; /* AUTO */
-    enum fm_on_no_convergence on_no_convergence; /* FREEZE */
+    enum fm_on_no_convergence on_no_convergence; /* DEFAULT */
     bool auto_converge;              /* throttle a container that writes faster than pages travel */
     uint64_t timeout_ms;             /* whole migration up to the commit; 300 s */
     uint64_t preparation_timeout_ms; /* 120 s */

@@ -156,7 +156,10 @@ static enum fm_on_no_convergence way_out(const struct fm_migration *m)
 {
     if (m->strategy == FM_STRATEGY_HYBRID)
         return FM_ON_NO_CONVERGENCE_HYBRID;
-    return m->options.on_no_convergence;
+    if (m->options.on_no_convergence != FM_ON_NO_CONVERGENCE_DEFAULT)
+        return m->options.on_no_convergence;
+    return m->options.strategy == FM_STRATEGY_AUTO ? FM_ON_NO_CONVERGENCE_HYBRID
+                                                   : FM_ON_NO_CONVERGENCE_FREEZE;
 }
 
 static int give_in(struct fm_migration *m, const struct fm_convergence *c, struct fm_error *err)

@@ -39,9 +39,8 @@ has_ended()
     [ "$(status_on "$1" "$2")" = stopped ]
 }
 
-# Every kind at once: some 90 processes. Not remap and forkstorm, which hybrid and post-copy do not stand yet
-# (docs/decisions/0017): they have slow tests of their own, which fail now and then.
-everything=(dirty tree threads cow user privileges seccomp reuse brk stack shared memfd sysv files
+# Every kind at once: some 90 processes.
+everything=(dirty tree threads cow forkstorm user privileges seccomp remap reuse brk stack shared memfd sysv files
     tmpfs kernel mlock protnone idle)
 
 @test "memory: everything at once, a hop by each strategy" {
