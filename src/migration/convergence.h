@@ -1,7 +1,8 @@
 /* Convergence: when pre-copy may freeze, and when more rounds do not help.
  *
  * expected freeze = what is dirtied while the last pages travel ÷ measured throughput + the fixed
- * cost of the last few migrations; the rule is QEMU's (docs/devel/migration). */
+ * cost of the last few migrations; the rule is QEMU's (docs/devel/migration). Rounds cannot lower
+ * the fixed cost: when little else is left, it is time as well. */
 #ifndef FM_MIGRATION_CONVERGENCE_H
 #define FM_MIGRATION_CONVERGENCE_H
 
@@ -13,7 +14,8 @@
 #define FM_CONVERGENCE_PATIENCE 3
 
 enum fm_verdict {
-    FM_VERDICT_FREEZE, /* fits into max_downtime_ms */
+    FM_VERDICT_FREEZE,   /* fits into max_downtime_ms */
+    FM_VERDICT_SHORTEST, /* does not, but hardly gets shorter: its cost is not the pages' */
     FM_VERDICT_AGAIN,
     FM_VERDICT_STUCK, /* as fast as it gets: throttle, switch, or give up */
 };

@@ -210,6 +210,8 @@ static int converge(struct fm_migration *m, struct fm_error *err)
         publish(m, &c);
         if (verdict == FM_VERDICT_FREEZE)
             return 0;
+        if (verdict == FM_VERDICT_SHORTEST)
+            return way_out(m) == FM_ON_NO_CONVERGENCE_FAIL ? give_in(m, &c, err) : 0;
         if (verdict == FM_VERDICT_AGAIN)
             continue;
         if (!m->options.auto_converge || m->stats.throttle_percent >= THROTTLE_MAX ||
@@ -227,7 +229,7 @@ int fm_precopy_rounds(struct fm_migration *m, struct fm_error *err)
     if (m->strategy == FM_STRATEGY_COLD)
         return 0;
     int rc = open_source(m, err);
-    m->leave_pages = m->strategy == FM_STRATEGY_POST_COPY;
+    m->leave_pages = m->strategy == FM_STRATEGY_POST_COPY || m->strategy == FM_STRATEGY_HYBRID;
     if (rc == 0 && m->strategy != FM_STRATEGY_POST_COPY)
         rc = converge(m, err);
     m->stats.rounds_ms = (double)(fm_now_us() - since) / 1000.0;

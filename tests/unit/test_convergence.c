@@ -84,6 +84,18 @@ static void a_busy_container_needs_more_rounds_than_a_calm_one(void **state)
     assert_true(c.dirty_rate > 150 * MIB && c.dirty_rate < 250 * MIB);
 }
 
+static void a_fixed_cost_above_the_limit_does_not_ask_for_rounds(void **state)
+{
+    struct fm_convergence c = usual();
+    struct subject s = {
+        .memory = 64 * MIB, .hot = MIB, .rate = MIB, .link = 1000 * MIB, .since_s = -1};
+
+    (void)state;
+    c.fixed_ms = 60;
+    assert_int_equal(run(&c, &s), FM_VERDICT_SHORTEST);
+    assert_int_equal(c.rounds, 2);
+}
+
 static void one_that_writes_faster_than_the_link_is_stuck(void **state)
 {
     struct fm_convergence c = usual();
@@ -147,6 +159,7 @@ int main(void)
         cmocka_unit_test(a_calm_container_freezes_after_its_second_round),
         cmocka_unit_test(the_first_round_never_freezes),
         cmocka_unit_test(a_busy_container_needs_more_rounds_than_a_calm_one),
+        cmocka_unit_test(a_fixed_cost_above_the_limit_does_not_ask_for_rounds),
         cmocka_unit_test(one_that_writes_faster_than_the_link_is_stuck),
         cmocka_unit_test(a_throttled_one_gets_a_new_chance),
         cmocka_unit_test(the_number_of_rounds_is_limited),
