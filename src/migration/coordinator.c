@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/handover.h"
+#include "migration/handover_files.h"
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
 #include "migration/postcopy.h"
@@ -230,6 +231,8 @@ static int execution(struct fm_migration *m, struct fm_error *err)
         return fm_error_set(err, FM_E_IO, "the journal cannot be written");
     fm_migration_set_deadline(m, m->options.timeout_ms);
     int rc = fm_precopy_rounds(m, err);
+    if (rc == 0)
+        rc = fm_handover_sync_files(m, err);
     fm_migration_set_deadline(m, m->options.execution_timeout_ms);
     if (rc == 0)
         rc = fm_handover_transfer(m, err);

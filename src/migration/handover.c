@@ -105,6 +105,9 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
+    /* A destination that does not know them would leave gaps. */
+    if (!json_is_true(json_object_get(prepared, "patches")))
+        fm_tree_blocks_free(FM_MOVE(m->blocks));
     rc = fm_handover_send_layers(m, json_object_get(prepared, "missing_layers"), err);
     if (rc == 0 && m->has_endpoint)
         rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);

@@ -3,9 +3,15 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
+
+/* So much travels in the freeze in some milliseconds: another pass would not help. */
+#define SYNC_ENOUGH (4u << 20)
+#define SYNC_PASSES_MAX 5u
 
 /* The part of the root file system that this container wrote: the overlay's upper directory, or all
  * of a plain root. */
@@ -49,6 +55,7 @@ static int send_volume(struct fm_migration *m, size_t index,
     struct fm_tree_selection own = *selection;
     mapped_below(&m->mapped_files, volume->target, &mapped);
     own.always = &mapped;
+    own.name = name;
     return m->parts->links.ops->send_tree(m->link, m->id, name, volume->source, &own,
                                           &m->stats.file_bytes, err);
 }
@@ -58,17 +65,51 @@ int fm_handover_send_files(struct fm_migration *m, uint64_t changed_after_us, bo
 {
     fm_autofree char *upper = writable_dir(m);
     note_mapped_files(m);
-    struct fm_tree_selection selection = {
-        .changed_after_us = changed_after_us, .always = &m->mapped_files, .last = last};
+    uint64_t before = m->stats.file_bytes;
+    struct fm_tree_selection selection = {.changed_after_us = changed_after_us,
+                                          .always = &m->mapped_files,
+                                          .last = last,
+                                          .blocks = m->blocks,
+                                          .name = "upper"};
     int rc = fm_handover_tmpfs_send(m, changed_after_us, last, err);
     bool unchanged = fm_handover_is_unchanged(upper, &m->mapped_files, &m->upper_print);
-    if (rc == 0 && !(unchanged && last))
+    if (rc == 0 && !unchanged)
         rc = m->parts->links.ops->send_tree(m->link, m->id, "upper", upper, &selection,
                                             &m->stats.file_bytes, err);
     for (size_t i = 0; rc == 0 && i < m->container->volume_count; i++)
         if (!m->container->volumes[i].shared)
             rc = send_volume(m, i, &selection, err);
+    m->stats.file_passes++;
+    if (last)
+        m->stats.last_file_bytes = m->stats.file_bytes - before;
     return rc;
+}
+
+/* What changed since the pass before it began. */
+static int sync_pass(struct fm_migration *m, uint64_t *moved, struct fm_error *err)
+{
+    uint64_t since = m->upper_since_us, before = m->stats.file_bytes;
+    m->upper_since_us = fm_realtime_us();
+    int rc = fm_handover_send_files(m, since, false, err);
+    if (rc == 0)
+        rc = fm_handover_send_log(m, err);
+    *moved = m->stats.file_bytes - before;
+    fm_debug(FM_STATE_SYNCHRONIZER, "File pass %u: %llu KiB.", m->stats.file_passes,
+             (unsigned long long)(*moved >> 10));
+    fm_migration_progress(m, "files", 100, m->stats.file_bytes);
+    return rc < 0 ? rc : fm_migration_check_cancelled(m, err);
+}
+
+int fm_handover_sync_files(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t moved = UINT64_MAX;
+    for (unsigned pass = 0; pass < SYNC_PASSES_MAX; pass++) {
+        uint64_t before = moved;
+        int rc = sync_pass(m, &moved, err);
+        if (rc < 0 || moved <= SYNC_ENOUGH || moved >= before)
+            return rc;
+    }
+    return 0;
 }
 
 int fm_handover_send_log(struct fm_migration *m, struct fm_error *err)

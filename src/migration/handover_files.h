@@ -11,6 +11,9 @@ int fm_handover_send_layers(struct fm_migration *m, const json_t *missing, struc
  * freeze. */
 int fm_handover_send_files(struct fm_migration *m, uint64_t changed_after_us, bool last,
                            struct fm_error *err);
+/* Before the freeze, when memory has converged: passes over what changed meanwhile, as long as each
+ * moves much and less than the one before it. */
+int fm_handover_sync_files(struct fm_migration *m, struct fm_error *err);
 /* What the log has grown by. */
 int fm_handover_send_log(struct fm_migration *m, struct fm_error *err);
 

@@ -63,8 +63,9 @@ static int send_mount(struct fm_migration *m, size_t index,
     struct fm_tree_selection own = *selection;
     mapped_below(&m->mapped_files, m->tmpfs.items[index].target, &mapped);
     own.always = &mapped;
+    own.name = name;
     bool unchanged = fm_handover_is_unchanged(path, &mapped, &m->tmpfs_prints[index]);
-    if (unchanged && selection->last)
+    if (unchanged)
         return 0;
     return m->parts->links.ops->send_tree(m->link, m->id, name, path, &own, &m->stats.file_bytes,
                                           err);
@@ -73,7 +74,8 @@ static int send_mount(struct fm_migration *m, size_t index,
 int fm_handover_tmpfs_send(struct fm_migration *m, uint64_t changed_after_us, bool last,
                            struct fm_error *err)
 {
-    struct fm_tree_selection selection = {.changed_after_us = changed_after_us, .last = last};
+    struct fm_tree_selection selection = {
+        .changed_after_us = changed_after_us, .last = last, .blocks = m->blocks};
     int rc = last ? fm_tmpfs_check(m->init_pid, &m->tmpfs, err) : 0;
     for (size_t i = 0; rc == 0 && i < m->tmpfs.count; i++) {
         rc = send_mount(m, i, &selection, err);

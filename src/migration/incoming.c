@@ -167,7 +167,7 @@ static json_t *to_json(const struct fm_incoming *in)
         "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
         "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
         fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source),
-        "needs_attention", (int)in->unclean);
+        "needs_attention", (int)(in->unclean || (in->source_lost && !final)));
 }
 
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
@@ -431,7 +431,7 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
         return NULL;
     fm_info(FM_CONTAINER_MANAGER, "Place for %s from %s is prepared.", in->container->name,
             in->source.name);
-    return json_pack("{s:o}", "missing_layers", missing_layers(in));
+    return json_pack("{s:o, s:b}", "missing_layers", missing_layers(in), "patches", 1);
 }
 
 /* --- ARM --- */

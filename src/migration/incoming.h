@@ -6,6 +6,7 @@
 #define FM_MIGRATION_INCOMING_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "container/container.h"
@@ -53,8 +54,12 @@ struct fm_incoming {
     uint64_t memory_bytes;       /* the page store's limit */
     struct fm_memory_sink *sink; /* until all of its memory is in place */
     bool source_lost;            /* while pages were missing */
-    struct fm_timeline freeze;   /* steps since FROZEN, then since COMMIT */
-    bool root_changed;           /* files came after the overlay was mounted */
+    const void *heard_from;      /* the connection that the source spoke on last, and when */
+    uint64_t heard_ms;
+    uint64_t missing_seen; /* bytes, at the last look at a quiet source */
+    atomic_uint page_streams;
+    struct fm_timeline freeze; /* steps since FROZEN, then since COMMIT */
+    bool root_changed;         /* files came after the overlay was mounted */
     uint64_t log_bytes;
     uint64_t max_bytes; /* of one stream: what the disk has, less a reserve */
     uint64_t created_us;
@@ -115,6 +120,15 @@ int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *
  * was migrated back already), FM_E_ROLLED_BACK when it was dead and is now discarded. */
 int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err);
 
+/* The source has spoken on this connection. True when pages are missing: it must not fall silent.
+ */
+bool fm_incoming_heard(struct fm_incoming *in, const void *from);
+/* This connection has ended; orphaned, unless the source speaks on another one by now. */
+void fm_incoming_hung_up(struct fm_incoming *in, const void *from);
+/* It has said nothing for a moment: when that was too long, it is lost. */
+void fm_incoming_unheard(struct fm_incoming *in);
+/* The last connection with its pages has ended: a restore does not wait for those that it lacks. */
+void fm_incoming_pages_ended(struct fm_incoming *in);
 /* The connection that brought it ended: discards before READY; in READY asks the source for its
  * decision until it has one, afterwards whether it has let go. */
 void fm_incoming_orphaned(struct fm_incoming *in);

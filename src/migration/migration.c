@@ -9,6 +9,9 @@
 #include "base/log.h"
 #include "base/text.h"
 
+/* Sums of 512 GiB of large files. */
+#define BLOCKS_MEMORY (64u << 20)
+
 static struct fm_migration *migration_alloc(struct fm_components *parts, const char *id)
 {
     struct fm_migration *m = fm_xcalloc(1, sizeof(*m));
@@ -16,6 +19,7 @@ static struct fm_migration *migration_alloc(struct fm_components *parts, const c
     snprintf(m->id, sizeof(m->id), "%s", id);
     m->dir = fm_strf("%s/%s", parts->migrations_dir, id);
     m->state_since_us = m->started_us = fm_now_us();
+    m->blocks = fm_tree_blocks_new(BLOCKS_MEMORY);
     pthread_mutex_init(&m->link_lock, NULL);
     return m;
 }
@@ -78,6 +82,7 @@ void fm_migration_free(struct fm_migration *m)
     json_decref(m->needs);
     fm_timeline_clear(&m->freeze);
     fm_strv_free(&m->mapped_files);
+    fm_tree_blocks_free(m->blocks);
     pthread_mutex_destroy(&m->link_lock);
     fm_tmpfs_clear(&m->tmpfs);
     free(m->tmpfs_prints);

@@ -58,6 +58,7 @@ struct fm_migration {
     uint64_t started_us;
     uint64_t log_sent, upper_since_us;
     struct fm_tree_print upper_print; /* of the writable layer, before its last pass */
+    struct fm_tree_blocks *blocks;    /* what the destination has of large files */
     struct fm_strv mapped_files;      /* shared and writable, of all passes; relative to the root */
 };
 

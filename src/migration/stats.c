@@ -50,6 +50,8 @@ json_t *fm_migration_stats_to_json(const struct fm_migration_stats *s)
     put_count(doc, "early_bytes", s->early_bytes);
     put_count(doc, "file_bytes", s->file_bytes);
     put_count(doc, "layer_bytes", s->layer_bytes);
+    put_count(doc, "last_file_bytes", s->last_file_bytes);
+    put_count(doc, "file_passes", s->file_passes);
     put_count(doc, "held_frames", s->held_frames);
     put_count(doc, "released_frames", s->released_frames);
     put_count(doc, "forwarded_frames", s->forwarded_frames);

@@ -41,6 +41,8 @@ struct fm_migration_stats {
     uint64_t wire_bytes;               /* sent and received on all connections */
     uint64_t image_bytes, early_bytes; /* checkpoint; of it sent before the dump had ended */
     uint64_t file_bytes, layer_bytes;
+    uint64_t last_file_bytes; /* of them in the freeze */
+    unsigned file_passes;     /* the one in the freeze included */
     uint64_t held_frames, released_frames, forwarded_frames, dropped_frames;
 };
 json_t *fm_migration_stats_to_json(const struct fm_migration_stats *stats);

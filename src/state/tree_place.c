@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "state/tree_stream.h"
 #include "state/tree_walk.h"
 #include "state/tree_xattr.h"
 
@@ -157,18 +158,24 @@ static int set_owner(int fd, struct archive_entry *e, struct fm_error *err)
     return 0;
 }
 
-static bool has_xattr(struct archive_entry *e, const char *wanted)
+static bool get_xattr(struct archive_entry *e, const char *wanted, const void **value, size_t *len)
 {
     const char *name;
-    const void *value;
-    size_t len;
 
     archive_entry_xattr_reset(e);
-    while (archive_entry_xattr_next(e, &name, &value, &len) == ARCHIVE_OK) {
+    while (archive_entry_xattr_next(e, &name, value, len) == ARCHIVE_OK) {
         if (fm_streq(name, wanted))
             return true;
     }
     return false;
+}
+
+static bool has_xattr(struct archive_entry *e, const char *wanted)
+{
+    const void *value;
+    size_t len;
+
+    return get_xattr(e, wanted, &value, &len);
 }
 
 /* A directory that was there already may have attributes that it has lost at the other end. */
@@ -295,6 +302,55 @@ static int place_file(const struct place *at, struct archive *a, struct archive_
     return r < 0 ? r : set_metadata(fd, e, false, err);
 }
 
+/* The file that a patch is for, which is what an earlier pass has made: a regular file with this
+ * one name. Nothing else is opened, let alone written to. */
+static int open_patched(const struct place *at, off_t size)
+{
+    struct stat st;
+
+    fm_autoclose int fd = fm_tree_open_beneath(at->parent, at->name, O_PATH | O_NOFOLLOW);
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
+        st.st_size != size)
+        return -1;
+    return open(fm_fd_path(fd).text, O_WRONLY | O_CLOEXEC);
+}
+
+static int patched_size(struct archive_entry *e, off_t *size)
+{
+    char text[FM_TREE_PATCH_VALUE_MAX];
+    const void *value;
+    size_t len;
+    int64_t parsed;
+
+    if (!get_xattr(e, FM_TREE_PATCH_KEY, &value, &len) || len >= sizeof(text))
+        return -1;
+    memcpy(text, value, len);
+    text[len] = '\0';
+    if (strlen(text) != len || fm_parse_int(text, 0, INT64_MAX, &parsed, NULL) < 0)
+        return -1;
+    *size = parsed;
+    return 0;
+}
+
+/* What lies between the data stays as it is. */
+static int place_patch(const struct place *at, struct archive *a, struct archive_entry *e,
+                       struct fm_error *err)
+{
+    off_t had;
+
+    if (archive_entry_filetype(e) != AE_IFREG || archive_entry_hardlink(e) ||
+        archive_entry_size(e) < 0 || patched_size(e, &had) < 0)
+        return fm_error_set(err, FM_E_PROTOCOL, "unsafe archive: damaged patch");
+    fm_autoclose int fd = open_patched(at, had);
+    if (fd < 0)
+        return fm_error_set(err, FM_E_PROTOCOL,
+                            "unsafe archive: a patch of a file that is not here as it was sent");
+    if (archive_entry_size(e) != had && ftruncate(fd, archive_entry_size(e)) < 0)
+        return fm_error_errno(err, errno, "cannot set its size");
+    int r = write_content(fd, a, archive_entry_size(e), err);
+    return r < 0 ? r : set_metadata(fd, e, true, err);
+}
+
 static int place_directory(const struct place *at, struct archive_entry *e, struct fm_error *err)
 {
     bool existed = false;
@@ -375,7 +431,7 @@ static int place_hard_link(struct fm_tree_placer *p, const struct place *at, cha
 
 static int place_root(struct fm_tree_placer *p, struct archive_entry *e, struct fm_error *err)
 {
-    if (archive_entry_filetype(e) != AE_IFDIR)
+    if (archive_entry_filetype(e) != AE_IFDIR || has_xattr(e, FM_TREE_PATCH_KEY))
         return fm_error_set(err, FM_E_PROTOCOL, "unsafe archive: its root is not a directory");
     fm_autoclose int fd = open_directory(p, ".");
     if (fd < 0)
@@ -386,6 +442,8 @@ static int place_root(struct fm_tree_placer *p, struct archive_entry *e, struct 
 static int place_at(struct fm_tree_placer *p, const struct place *at, struct archive *a,
                     struct archive_entry *e, struct fm_error *err)
 {
+    if (has_xattr(e, FM_TREE_PATCH_KEY))
+        return place_patch(at, a, e, err);
     if (archive_entry_hardlink(e)) {
         fm_autofree char *target = fm_xstrdup(archive_entry_hardlink(e));
         return place_hard_link(p, at, target, err);

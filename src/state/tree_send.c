@@ -14,16 +14,12 @@
 
 #include "base/cleanup.h"
 #include "state/stream.h"
+#include "state/tree_blocks.h"
+#include "state/tree_extents.h"
 #include "state/tree_walk.h"
 #include "state/tree_xattr.h"
 
-/* A file in more pieces than this travels without its further holes. */
-#define MAX_EXTENTS 65536u
-
-struct extent {
-    off_t start;
-    off_t end;
-};
+#define COMPARING_THREADS 4u /* in the last pass, when the processors have little else to do */
 
 struct sender {
     struct fm_tree tree;
@@ -36,12 +32,15 @@ struct sender {
     int parent_fd; /* of the directory that was looked at last */
     uint32_t parent;
     struct fm_strv vanished;
-    struct extent *extents; /* of the file at hand */
-    size_t extent_count;
+    struct fm_tree_extents extents; /* of the file at hand */
+    struct fm_tree_blocks *blocks;  /* may be NULL */
+    struct fm_tree_file *file;      /* whose sums are taken while it travels; may be NULL */
+    bool last;
     uint8_t *buffer; /* FM_STREAM_CHUNK */
     char *names;     /* FM_TREE_XATTR_MAX */
     char *value;     /* FM_TREE_XATTR_MAX */
     uint64_t entries;
+    uint64_t patches;
 };
 
 static const uint8_t zeroes[65536];
@@ -116,9 +115,16 @@ static int put_zeroes(struct sender *s, off_t len, const char *path, struct fm_e
     return 0;
 }
 
+/* What the receiver gets to have there is what the next pass compares with. */
+static void note_sent(struct sender *s, off_t at, const void *data, off_t len)
+{
+    if (s->file && len > 0)
+        fm_tree_blocks_sent(s->blocks, s->file, at, data, (size_t)len);
+}
+
 /* A file that has shrunk since its size was announced ends in zeroes; the next pass puts it right.
  */
-static int put_extent(struct sender *s, int fd, const struct extent *e, const char *path,
+static int put_extent(struct sender *s, int fd, const struct fm_tree_extent *e, const char *path,
                       struct fm_error *err)
 {
     for (off_t at = e->start; at < e->end;) {
@@ -129,8 +135,11 @@ static int put_extent(struct sender *s, int fd, const struct extent *e, const ch
             continue;
         if (n < 0)
             return fm_error_errno(err, errno, "cannot read '%s'", path);
-        if (n == 0)
+        if (n == 0) {
+            note_sent(s, at, NULL, e->end - at);
             return put_zeroes(s, e->end - at, path, err);
+        }
+        note_sent(s, at, s->buffer, n);
         int r = put_data(s, s->buffer, (size_t)n, path, err);
         if (r < 0)
             return r;
@@ -139,61 +148,44 @@ static int put_extent(struct sender *s, int fd, const struct extent *e, const ch
     return 0;
 }
 
-static int put_content(struct sender *s, int fd, off_t size, const char *path, struct fm_error *err)
+/* Between the extents of a patch lies what the receiver has; else there are holes. */
+static int put_gap(struct sender *s, off_t at, off_t end, bool patch, const char *path,
+                   struct fm_error *err)
+{
+    if (!patch)
+        note_sent(s, at, NULL, end - at);
+    return put_zeroes(s, end - at, path, err);
+}
+
+static int put_content(struct sender *s, int fd, off_t size, bool patch, const char *path,
+                       struct fm_error *err)
 {
     off_t at = 0;
     int r = 0;
 
-    for (size_t i = 0; i < s->extent_count && r == 0; i++) {
-        const struct extent *e = &s->extents[i];
-        r = put_zeroes(s, e->start - at, path, err);
+    for (size_t i = 0; i < s->extents.count && r == 0; i++) {
+        const struct fm_tree_extent *e = &s->extents.items[i];
+        r = put_gap(s, at, e->start, patch, path, err);
         if (r == 0)
             r = put_extent(s, fd, e, path, err);
         at = e->end;
     }
-    return r < 0 ? r : put_zeroes(s, size - at, path, err);
+    return r < 0 ? r : put_gap(s, at, size, patch, path, err);
 }
 
 /* --- what an entry carries ---------------------------------------------------------------------
  */
 
-static void add_extent(struct sender *s, off_t start, off_t end)
-{
-    if (!s->extents)
-        s->extents = fm_xcalloc(MAX_EXTENTS, sizeof(*s->extents));
-    s->extents[s->extent_count++] = (struct extent){start, end};
-}
-
-static void find_extents(struct sender *s, int fd, off_t size)
-{
-    off_t at = 0;
-
-    s->extent_count = 0;
-    while (at < size && s->extent_count < MAX_EXTENTS - 1) {
-        off_t start = lseek(fd, at, SEEK_DATA);
-        if (start < 0 && errno == ENXIO) /* only a hole is left */
-            return;
-        off_t end = start < 0 ? -1 : lseek(fd, start, SEEK_HOLE);
-        if (start >= size)
-            return;
-        if (end <= start) /* the file system cannot tell, or it was truncated just now */
-            break;
-        add_extent(s, start, end < size ? end : size);
-        at = end;
-    }
-    if (at < size)
-        add_extent(s, at, size);
-}
-
 static void describe_extents(struct sender *s, off_t size)
 {
-    const struct extent *e = s->extents;
+    const struct fm_tree_extent *e = s->extents.items;
+    size_t count = s->extents.count;
 
-    if (size == 0 || (s->extent_count == 1 && e[0].start == 0 && e[0].end == size))
+    if (size == 0 || (count == 1 && e[0].start == 0 && e[0].end == size))
         return;
-    if (s->extent_count == 0)
+    if (count == 0)
         archive_entry_sparse_add_entry(s->entry, size, 0);
-    for (size_t i = 0; i < s->extent_count; i++)
+    for (size_t i = 0; i < count; i++)
         archive_entry_sparse_add_entry(s->entry, e[i].start, e[i].end - e[i].start);
 }
 
@@ -290,9 +282,60 @@ static int open_content(int path_fd)
     return fd;
 }
 
-static int put_file(struct sender *s, int path_fd, const char *path, struct fm_error *err)
+/* Leaves only those blocks in the extents that the receiver does not have, when that is less. */
+static int find_patch(struct sender *s, int fd, const struct stat *st, const char *path,
+                      bool *patch, struct fm_error *err)
+{
+    struct fm_tree_extents differing = {0};
+    char had[FM_TREE_PATCH_VALUE_MAX];
+
+    struct fm_tree_file *f = fm_tree_blocks_find(s->blocks, path, st);
+    if (!f)
+        return 0;
+    int r = fm_tree_file_compare(f, fd, st->st_size, &s->extents, s->last ? COMPARING_THREADS : 1,
+                                 &differing, err);
+    uint64_t bytes = fm_tree_extents_bytes(&differing);
+    *patch = r == 0 && (bytes == 0 || bytes < fm_tree_extents_bytes(&s->extents));
+    snprintf(had, sizeof(had), "%lld", (long long)fm_tree_file_size(f));
+    if (*patch && !s->last)
+        *patch = fm_tree_blocks_resize(s->blocks, f, st->st_size);
+    if (*patch) {
+        archive_entry_xattr_add_entry(s->entry, FM_TREE_PATCH_KEY, had, strlen(had));
+        fm_tree_extents_clear(&s->extents);
+        s->extents = differing;
+        s->file = s->last ? NULL : f;
+        s->patches++;
+        return 0;
+    }
+    fm_tree_extents_clear(&differing);
+    return r < 0 ? fm_error_prefix(err, "'%s'", path) : 0;
+}
+
+/* A file with other names, or a small one, is not remembered. */
+static int choose_content(struct sender *s, int fd, const struct stat *st, bool only_name,
+                          const char *path, bool *patch, struct fm_error *err)
+{
+    int r = 0;
+
+    s->file = NULL;
+    *patch = false;
+    if (!s->blocks)
+        return 0;
+    if (!only_name || st->st_nlink != 1 || st->st_size < (off_t)FM_TREE_BLOCKS_FROM) {
+        fm_tree_blocks_forget(s->blocks, path, false);
+        return 0;
+    }
+    r = find_patch(s, fd, st, path, patch, err);
+    if (r == 0 && !*patch && !s->last)
+        s->file = fm_tree_blocks_start(s->blocks, path, st);
+    return r;
+}
+
+static int put_file(struct sender *s, int path_fd, bool only_name, const char *path,
+                    struct fm_error *err)
 {
     struct stat st;
+    bool patch;
 
     fm_autoclose int fd = open_content(path_fd);
     if (fd < 0)
@@ -305,10 +348,13 @@ static int put_file(struct sender *s, int path_fd, const char *path, struct fm_e
     int r = describe(s, path_fd, &st, path, err);
     if (r < 0)
         return fm_error_prefix(err, "'%s'", path);
-    find_extents(s, fd, st.st_size);
+    fm_tree_extents_find(&s->extents, fd, st.st_size);
+    r = choose_content(s, fd, &st, only_name, path, &patch, err);
+    if (r < 0)
+        return r;
     describe_extents(s, st.st_size);
     r = put_header(s, path, err);
-    return r < 0 ? r : put_content(s, fd, st.st_size, path, err);
+    return r < 0 ? r : put_content(s, fd, st.st_size, patch, path, err);
 }
 
 /* What is mounted there is not ours to move, but what it is mounted on has to be there. */
@@ -329,6 +375,9 @@ static int put_opened(struct sender *s, uint32_t item, int fd, const char *path,
 
     if (fstat(fd, &st) < 0)
         return fm_error_errno(err, errno, "cannot look at '%s'", path);
+    if (s->blocks && (!S_ISREG(st.st_mode) || s->tree.items[item].mount_point))
+        fm_tree_blocks_forget(s->blocks, path,
+                              s->tree.items[item].directory && !S_ISDIR(st.st_mode));
     if (s->tree.items[item].mount_point)
         return put_mount_point(s, fd, &st, path, err);
     if (S_ISSOCK(st.st_mode)) { /* has just taken the place of something else */
@@ -338,13 +387,16 @@ static int put_opened(struct sender *s, uint32_t item, int fd, const char *path,
 
     struct fm_tree_link *group =
         S_ISDIR(st.st_mode) || st.st_nlink < 2 ? NULL : fm_tree_link_group(&s->tree, &st);
-    if (group && group->first != FM_TREE_NO_ITEM)
+    if (group && group->first != FM_TREE_NO_ITEM) {
+        if (s->blocks)
+            fm_tree_blocks_forget(s->blocks, path, false);
         return put_hard_link(s, path, group->first, err);
+    }
     if (group)
         group->first = item;
 
     if (S_ISREG(st.st_mode))
-        return put_file(s, fd, path, err);
+        return put_file(s, fd, !group, path, err);
     int r = describe(s, fd, &st, path, err);
     return r < 0 ? fm_error_prefix(err, "'%s'", path) : put_header(s, path, err);
 }
@@ -428,8 +480,12 @@ static int send_paths(struct sender *s, bool with_list, struct fm_error *err)
         if (s->tree.items[i].socket)
             continue;
         fm_autofree char *path = fm_tree_path(&s->tree, i);
+        if (s->blocks && !s->tree.items[i].directory)
+            fm_tree_blocks_keep(s->blocks, path);
         r = list_path(&list, path, err);
     }
+    if (s->blocks)
+        fm_tree_blocks_drop_others(s->blocks);
     if (r == 0)
         r = end_list(&list, err);
     fm_stream_clear(&s->stream);
@@ -467,7 +523,8 @@ static int send_archive(struct sender *s, struct fm_tree_stats *stats, struct fm
     if (r == 0)
         r = fm_stream_send_end(&s->stream, err);
     if (r == 0 && stats)
-        *stats = (struct fm_tree_stats){.entries = s->entries, .bytes = s->stream.bytes};
+        *stats = (struct fm_tree_stats){
+            .entries = s->entries, .bytes = s->stream.bytes, .patches = s->patches};
     fm_stream_clear(&s->stream);
     return r;
 }
@@ -477,9 +534,14 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
                           struct fm_error *err)
 {
     struct fm_tree_filter filter = {selection->changed_after_us, selection->always};
-    struct sender s = {
-        .connection = c, .write_back = !selection->last && !selection->always, .parent_fd = -1};
+    struct sender s = {.connection = c,
+                       .write_back = !selection->last && !selection->always,
+                       .last = selection->last,
+                       .blocks = selection->blocks,
+                       .parent_fd = -1};
 
+    if (s.blocks)
+        fm_tree_blocks_begin(s.blocks, selection->name, selection->changed_after_us == 0);
     int r = fm_tree_walk(&s.tree, dir, &filter, err);
     if (r == 0) {
         s.buffer = fm_xmalloc(FM_STREAM_CHUNK);
@@ -491,11 +553,13 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
         r = send_archive(&s, stats, err);
     if (r == 0)
         r = send_vanished(&s, err);
+    if (r < 0 && s.blocks)
+        fm_tree_blocks_forget_all(s.blocks);
 
     if (s.parent_fd >= 0)
         close(s.parent_fd);
     fm_strv_free(&s.vanished);
-    free(s.extents);
+    fm_tree_extents_clear(&s.extents);
     free(s.buffer);
     free(s.names);
     free(s.value);

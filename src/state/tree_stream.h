@@ -2,7 +2,12 @@
  *
  * A tree is three streams. The first is the list of all paths, each ended by a NUL, and empty when
  * the whole tree travels; the second is the archive; the third lists the paths of the first that
- * were gone when their turn came. */
+ * were gone when their turn came.
+ *
+ * An entry with the extended attribute FM_TREE_PATCH_KEY is a patch of a file that a pass before it
+ * has brought, whose size the attribute tells in decimal: only its data is written, what lies
+ * between stays, and then it gets the entry's size. Names of real attributes have a prefix that
+ * this one does not. */
 #ifndef FM_STATE_TREE_STREAM_H
 #define FM_STATE_TREE_STREAM_H
 
@@ -12,11 +17,16 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "state/tree_blocks.h"
 #include "wire/connection.h"
+
+#define FM_TREE_PATCH_KEY "fleximigrate.patch"
+#define FM_TREE_PATCH_VALUE_MAX 21 /* with a NUL */
 
 struct fm_tree_stats {
     uint64_t entries;
-    uint64_t bytes; /* of archive; each entry costs 0.5 to 2 KiB beside its content */
+    uint64_t bytes;   /* of archive; each entry costs 0.5 to 2 KiB beside its content */
+    uint64_t patches; /* of the entries; known to the sender only */
 };
 
 /* Sends everything below `dir` (ownership, modes, times in ns, xattrs incl. trusted.overlay.*,
@@ -38,6 +48,10 @@ struct fm_tree_selection {
      * pass began, or when one before it did. NULL: not known. See fm_tree_mapped_files. */
     const struct fm_strv *always;
     bool last; /* nobody writes during this pass (frozen), and no other follows */
+    /* Large files travel as patches where this knows what the receiver has of the tree `name`, and
+     * are remembered in it. NULL: all files travel whole. */
+    struct fm_tree_blocks *blocks;
+    const char *name;
 };
 int fm_tree_send_selected(struct fm_connection *c, const char *dir,
                           const struct fm_tree_selection *selection, struct fm_tree_stats *stats,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -171,23 +172,35 @@ static void clear_pending(struct pending_list *list)
     free(list->items);
 }
 
+/* One call for each name, since the last walk lies in the freeze. */
+static int look(int dir, const char *name, struct stat *st, bool *mounted)
+{
+    struct statx x;
+
+    if (statx(dir, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &x) < 0)
+        return -1;
+    *mounted = (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+    *st = (struct stat){.st_dev = makedev(x.stx_dev_major, x.stx_dev_minor),
+                        .st_ino = x.stx_ino,
+                        .st_mode = x.stx_mode,
+                        .st_nlink = x.stx_nlink,
+                        .st_ctim = {x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec}};
+    return 0;
+}
+
 /* Looks at one name of an open directory. What is gone by now is no error: it was deleted in time.
  */
 static int visit_name(const struct visit *v, int dir, const char *name,
                       struct pending_list *directories, struct fm_error *err)
 {
     struct stat st;
+    bool mounted;
 
-    bool mounted = false;
-    fm_autoclose int fd = fm_tree_open_beneath(dir, name, O_PATH | O_NOFOLLOW);
-    if (fd < 0 && errno == EXDEV) {
-        mounted = true;
-        fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    }
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
-        return 0;
-    if (fd < 0 || fstat(fd, &st) < 0)
+    if (look(dir, name, &st, &mounted) < 0) {
+        if (errno == ENOENT || errno == ENOTDIR)
+            return 0;
         return fm_error_errno(err, errno, "cannot look at '%s'", name);
+    }
 
     bool is_changed = changed(&st, v->filter);
     if (S_ISDIR(st.st_mode)) {
