@@ -52,8 +52,21 @@ static int parse_max(const char *line, struct fm_cpu_limit *limit, struct fm_err
     return fm_error_set(err, FM_E_FAILED, "cpu.max reads '%s'", line);
 }
 
+/* In nanoseconds of v1, or a line of v2's. */
+static uint64_t read_used_us(const struct fm_cgroup *cg)
+{
+    int64_t used_ns = 0;
+    uint64_t used_us = 0;
+    fm_autofree char *v2 = find(cg, "cpu.stat");
+    fm_autofree char *line = v2 ? fm_file_line(v2) : NULL;
+    if (line && sscanf(line, "usage_usec %" SCNu64, &used_us) == 1)
+        return used_us;
+    return read_number(cg, "cpuacct.usage", &used_ns, NULL) == 0 ? (uint64_t)used_ns / 1000 : 0;
+}
+
 int fm_cpu_limit_read(const struct fm_cgroup *cg, struct fm_cpu_limit *limit, struct fm_error *err)
 {
+    limit->used_us = read_used_us(cg);
     fm_autofree char *v2 = find(cg, "cpu.max");
     fm_autofree char *line = v2 ? fm_file_line(v2) : NULL;
     if (line)
@@ -81,6 +94,21 @@ int fm_cpu_limit_write(const struct fm_cgroup *cg, const struct fm_cpu_limit *li
         return fm_file_poke(v2, text, err);
     int rc = write_number(cg, "cpu.cfs_period_us", limit->period_us, err);
     return rc < 0 ? rc : write_number(cg, "cpu.cfs_quota_us", limit->quota_us, err);
+}
+
+struct fm_cpu_limit fm_cpu_limit_used(const struct fm_cpu_limit *before,
+                                      const struct fm_cpu_limit *now, uint64_t elapsed_us)
+{
+    struct fm_cpu_limit used = *now;
+    if (!before->used_us || now->used_us <= before->used_us || elapsed_us == 0)
+        return used;
+    if (used.period_us <= 0)
+        used.period_us = PERIOD_US;
+    double part = (double)(now->used_us - before->used_us) / (double)elapsed_us;
+    int64_t quota = (int64_t)(part * (double)used.period_us) + 1;
+    if (used.quota_us <= 0 || quota < used.quota_us)
+        used.quota_us = quota;
+    return used;
 }
 
 struct fm_cpu_limit fm_cpu_limit_cut(const struct fm_cpu_limit *limit, unsigned percent,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -14,6 +15,8 @@
 #define FILL_WAIT_MS 200
 /* A container whose memory is all in the store is filled at memory speed. */
 #define COMPLETE_WAIT_MS 60000
+/* While pages are missing the source speaks several times a second. */
+#define SOURCE_SILENCE_MS 500
 
 static const struct fm_memory_ops *ops_of(const struct fm_incoming *in)
 {
@@ -40,7 +43,10 @@ int fm_incoming_memory_attach(struct fm_incoming *in, struct fm_connection *c, s
 {
     if (!in->sink || in->stage >= FM_STAGE_DONE)
         return fm_error_set(err, FM_E_PROTOCOL, "pages in stage %s", fm_stage_text(in->stage));
-    return ops_of(in)->sink_attach(in->sink, c, err);
+    int rc = ops_of(in)->sink_attach(in->sink, c, err);
+    if (rc == 0)
+        atomic_fetch_add(&in->page_streams, 1);
+    return rc;
 }
 
 int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err)
@@ -90,6 +96,14 @@ static void finish(struct fm_incoming *in)
     fm_info(FM_STATE_SYNCHRONIZER, "All memory of %s is in place.", in->container->name);
 }
 
+static void found_again(struct fm_incoming *in)
+{
+    in->source_lost = false;
+    fm_info(FM_STATE_SYNCHRONIZER, "Source %s of %s is back.", in->source.name,
+            in->container->name);
+    fm_incoming_enter(in, in->stage, NULL);
+}
+
 json_t *fm_incoming_fill(struct fm_incoming *in, uint64_t *missing, struct fm_error *err)
 {
     struct fm_pager_status status = {.done = true};
@@ -101,7 +115,8 @@ json_t *fm_incoming_fill(struct fm_incoming *in, uint64_t *missing, struct fm_er
     if (in->sink && ops_of(in)->sink_wait(in->sink, FILL_WAIT_MS, &status, err) < 0)
         return NULL;
     *missing = status.missing_bytes;
-    in->source_lost = false;
+    if (in->source_lost)
+        found_again(in);
     if (in->sink && status.done)
         finish(in);
     return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I}", "done", (int)status.done, "total",
@@ -147,19 +162,77 @@ void fm_incoming_memory_leave(struct fm_incoming *in)
     ops_of(in)->sink_close(FM_MOVE(in->sink), false);
 }
 
-/* The source went away: without missing pages nobody needs it. */
-void fm_incoming_memory_orphaned(struct fm_incoming *in)
+/* Of the pages that the source kept, as far as is known at this moment. */
+static uint64_t missing_now(struct fm_incoming *in)
 {
     struct fm_pager_status status = {0};
     struct fm_error err = {0};
-    if (!in->sink || in->stage != FM_STAGE_RUNNING ||
-        ops_of(in)->sink_wait(in->sink, 0, &status, &err) == 0 || status.missing_bytes == 0)
+    if (in->sink && in->stage == FM_STAGE_RUNNING)
+        ops_of(in)->sink_wait(in->sink, 0, &status, &err);
+    return status.missing_bytes;
+}
+
+bool fm_incoming_heard(struct fm_incoming *in, const void *from)
+{
+    pthread_mutex_lock(&in->lock);
+    in->heard_from = from;
+    in->heard_ms = fm_now_ms();
+    in->missing_seen = missing_now(in);
+    bool needed = in->missing_seen > 0;
+    pthread_mutex_unlock(&in->lock);
+    return needed;
+}
+
+void fm_incoming_hung_up(struct fm_incoming *in, const void *from)
+{
+    pthread_mutex_lock(&in->lock);
+    bool elsewhere = in->stage == FM_STAGE_RUNNING && in->heard_from && in->heard_from != from;
+    if (in->heard_from == from)
+        in->heard_from = NULL;
+    pthread_mutex_unlock(&in->lock);
+    if (!elsewhere)
+        fm_incoming_orphaned(in);
+}
+
+/* Somebody whose pages come is only busy. */
+void fm_incoming_unheard(struct fm_incoming *in)
+{
+    pthread_mutex_lock(&in->lock);
+    uint64_t missing = missing_now(in);
+    bool still = missing == in->missing_seen;
+    in->missing_seen = missing;
+    if (still && fm_now_ms() - in->heard_ms >= SOURCE_SILENCE_MS)
+        fm_incoming_memory_orphaned(in);
+    pthread_mutex_unlock(&in->lock);
+}
+
+/* Without the lock, which the restore holds. */
+void fm_incoming_pages_ended(struct fm_incoming *in)
+{
+    struct fm_components *p = in->parts;
+    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
+    fm_autofree char *path = fm_strf("%s/memory", in->dir);
+    struct fm_error err = {0};
+    if (atomic_fetch_sub(&in->page_streams, 1) > 1 || in->stage != FM_STAGE_ARMED ||
+        !fm_file_exists(path) || fm_memory_index_load(path, &index, NULL) < 0 ||
+        fm_memory_index_missing(&index) == 0)
+        return;
+    if (p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, &err) < 0)
+        fm_warn(FM_CONTAINER_MANAGER, "Interrupting the restore of %s: %s.", in->container->name,
+                err.text);
+}
+
+/* The source went away: without missing pages nobody needs it. */
+void fm_incoming_memory_orphaned(struct fm_incoming *in)
+{
+    uint64_t missing = missing_now(in);
+    if (missing == 0 || in->source_lost)
         return;
     in->source_lost = true;
     fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
            "Source %s of %s is lost after the commit: %llu MiB of its memory are still there. "
            "Processes that need them stand still until it is back.",
-           in->source.name, in->container->name, (unsigned long long)(status.missing_bytes >> 20));
+           in->source.name, in->container->name, (unsigned long long)(missing >> 20));
     fm_incoming_enter(in, in->stage, NULL);
 }
 

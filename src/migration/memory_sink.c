@@ -15,8 +15,6 @@
 
 /* How long the pager's silence lasts at most before its watcher looks up. */
 #define WATCH_MS 200
-/* A stream that says nothing for so long while pages are missing has lost its source. */
-#define SILENCE_MS 1000
 
 struct stream {
     struct fm_connection *connection;
@@ -360,6 +358,8 @@ static int sink_wait(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pa
     if (!s->status.done && !s->error.code)
         pthread_cond_timedwait(&s->changed, &s->lock, &until);
     *status = s->status;
+    if (status->total_bytes == 0 && !status->done && s->missing > 1) /* not heard of it yet */
+        status->missing_bytes = s->missing;
     if (s->error.code) {
         rc = fm_error_set(err, s->error.code, "%s", s->error.text);
     } else if (status->missing_bytes > 0 && !s->streams) {

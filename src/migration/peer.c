@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
 
@@ -11,7 +12,8 @@
 #define IDLE_TIMEOUT_MS 600000
 /* How long a peer may go on sending after it was told that its stream failed. */
 #define DRAIN_MS 10000
-#define SOURCE_SILENCE_MS 900
+/* How often it is looked after a source that is needed. */
+#define WATCH_MS 100
 
 static json_t *done(int rc)
 {
@@ -85,14 +87,11 @@ static json_t *frozen(struct fm_incoming *in, const json_t *body, struct fm_erro
     return json_pack("{s:o}", "steps", fm_timeline_take(&in->freeze));
 }
 
-/* While pages are missing the source asks several times a second: its silence means that it is
- * lost. */
 static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm_error *err)
 {
     uint64_t missing = 0;
     json_t *answer = fm_incoming_fill(in, &missing, err);
     v->brought = in;
-    v->patience_ms = missing ? SOURCE_SILENCE_MS : IDLE_TIMEOUT_MS;
     return answer;
 }
 
@@ -265,19 +264,33 @@ static void serve_pages(struct fm_conversation *v)
 {
     const struct fm_memory_ops *ops = v->service->parts->memory.ops;
     struct fm_error err = {0};
-    if (ops->sink_stream(v->pages->sink, v->c, &err) == 0)
+    int rc = ops->sink_stream(v->pages->sink, v->c, &err);
+    fm_incoming_pages_ended(v->pages);
+    if (rc == 0)
         return;
     fm_warn(FM_STATE_SYNCHRONIZER, "Page stream from %s: %s.", v->peer, err.text);
     fm_connection_send_error(v->c, FM_FRAME_FAILED, &err, &(struct fm_error){0});
     fm_connection_drain(v->c, DRAIN_MS);
 }
 
+/* While pages are missing the source is missed sooner than its connection. */
+static int next_frame(struct fm_conversation *v, struct fm_frame *frame, struct fm_error *err)
+{
+    for (bool needed = v->brought && fm_incoming_heard(v->brought, v->c);;) {
+        uint64_t since = fm_now_ms();
+        fm_connection_set_timeout(v->c, needed ? WATCH_MS : IDLE_TIMEOUT_MS);
+        int rc = fm_connection_recv(v->c, frame, err);
+        /* One that ends in the middle of a frame does not wait again. */
+        if (!needed || rc != -FM_E_TIMEOUT || fm_now_ms() - since < WATCH_MS)
+            return rc;
+        *err = (struct fm_error){0};
+        fm_incoming_unheard(v->brought);
+    }
+}
+
 void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *c)
 {
-    struct fm_conversation v = {.service = service,
-                                .peer = fm_connection_peer(c)->name,
-                                .c = c,
-                                .patience_ms = IDLE_TIMEOUT_MS};
+    struct fm_conversation v = {.service = service, .peer = fm_connection_peer(c)->name, .c = c};
     struct fm_error err = {0};
     if (greet(c, service->parts, &err) < 0) {
         fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);
@@ -286,8 +299,7 @@ void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *
     struct fm_frame frame;
     int rc;
     for (;;) {
-        fm_connection_set_timeout(c, v.patience_ms);
-        rc = fm_connection_recv(c, &frame, &err);
+        rc = next_frame(&v, &frame, &err);
         if (rc < 0 || serve_frame(&v, &frame) < 0)
             break;
         if (v.pages) {
@@ -303,5 +315,5 @@ void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *
     if (rc == 0 || err.code != FM_E_CLOSED)
         fm_connection_drain(c, DRAIN_MS);
     if (v.brought)
-        fm_incoming_orphaned(v.brought);
+        fm_incoming_hung_up(v.brought, c);
 }

@@ -24,7 +24,6 @@ struct fm_conversation {
     const char *peer;            /* the other host's name */
     struct fm_connection *c;     /* for the requests that a stream follows */
     struct fm_incoming *brought; /* by PREPARE on this connection */
-    uint64_t patience_ms;        /* with its silence, from here on */
     struct fm_incoming *pages;   /* whose pages it carries from here on */
 };
 /* The answer to one request, a new reference; NULL with err. */

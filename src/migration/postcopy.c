@@ -42,7 +42,9 @@ int fm_postcopy_serve(struct fm_migration *m, struct fm_error *err)
     m->memory = source;
     pthread_mutex_unlock(&m->link_lock);
     m->leave_pages = true;
-    return rc < 0 ? rc : p->memory.ops->serve(source, err);
+    if (rc == 0 && (rc = p->memory.ops->serve(source, err)) < 0)
+        fm_precopy_close(m); /* streams that carry nothing would look as if all were well */
+    return rc;
 }
 
 static void note(struct fm_migration *m, const json_t *answer)

@@ -111,7 +111,23 @@ static void publish(struct fm_migration *m, const struct fm_convergence *c)
 
 /* --- no convergence --- */
 
-static int throttle(struct fm_migration *m, struct fm_error *err)
+/* Processor time of the container while rounds went on. */
+struct load {
+    struct fm_cpu_limit before, used;
+    uint64_t since_us;
+};
+
+static void begin_load(struct fm_migration *m, struct load *load)
+{
+    const struct fm_components *p = m->parts;
+    struct fm_error none = {0}; /* said when it is to be cut */
+    load->since_us = fm_now_us();
+    if (m->options.auto_converge)
+        p->runtime.ops->cpu_limit(p->runtime.ctx, m->container->name, &load->before, &none);
+}
+
+/* Of what it uses: a part of what the host has would not hurt one that uses little of it. */
+static int throttle(struct fm_migration *m, struct load *load, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
     unsigned percent =
@@ -125,8 +141,9 @@ static int throttle(struct fm_migration *m, struct fm_error *err)
                                              (json_int_t)m->cpu_limit.quota_us, "period_us",
                                              (json_int_t)m->cpu_limit.period_us),
                                    err);
+        load->used = fm_cpu_limit_used(&load->before, &m->cpu_limit, fm_now_us() - load->since_us);
     }
-    struct fm_cpu_limit cut = fm_cpu_limit_cut(&m->cpu_limit, percent, (unsigned)get_nprocs());
+    struct fm_cpu_limit cut = fm_cpu_limit_cut(&load->used, percent, (unsigned)get_nprocs());
     if (rc == 0)
         rc = p->runtime.ops->set_cpu_limit(p->runtime.ctx, m->container->name, &cut, err);
     if (rc < 0)
@@ -201,6 +218,8 @@ static int converge(struct fm_migration *m, struct fm_error *err)
     struct fm_convergence c = {.max_downtime_ms = (double)m->options.max_downtime_ms,
                                .fixed_ms = fixed_ms(m),
                                .max_rounds = (unsigned)m->options.max_rounds};
+    struct load load = {0};
+    begin_load(m, &load);
     for (;;) {
         struct fm_memory_round round = {0};
         int rc = one_round(m, &round, err);
@@ -217,7 +236,7 @@ static int converge(struct fm_migration *m, struct fm_error *err)
         if (!m->options.auto_converge || m->stats.throttle_percent >= THROTTLE_MAX ||
             c.rounds >= c.max_rounds)
             return give_in(m, &c, err);
-        if ((rc = throttle(m, err)) < 0)
+        if ((rc = throttle(m, &load, err)) < 0)
             return rc;
         fm_convergence_retry(&c);
     }

@@ -28,10 +28,15 @@ void fm_page_sender_wake_all(struct fm_page_sender *s)
     pthread_cond_broadcast(&s->changed);
 }
 
+/* Nothing goes over the other connections any more: the destination has to see that they are lost.
+ */
 void fm_page_sender_fail(struct fm_page_sender *s, const struct fm_error *err)
 {
-    if (!fm_page_sender_ended(s))
+    if (!fm_page_sender_ended(s)) {
         s->error = *err;
+        for (size_t i = 0; i < s->count; i++)
+            fm_connection_shutdown(s->lanes[i].connection);
+    }
     fm_page_sender_wake_all(s);
 }
 

@@ -23,8 +23,12 @@ TYPES = {
     20: "FAILED",
     23: "ABORTED",
     38: "PONG",
+    42: "PAGES_SYNCED",
+    45: "PAGES_OPENED",
 }
 HELLO, DATA, DATA_END, PREPARE, PREPARED, TREE, ARM, IMAGE, COMMIT, VERIFY, PING = 1, 3, 4, 10, 11, 13, 15, 17, 21, 25, 37
+PAGES, PAGES_SYNC, PAGES_SYNCED, PAGES_OPEN, PAGES_OPENED = 40, 41, 42, 44, 45
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Hash128(ctypes.Structure):
@@ -54,6 +58,7 @@ class Peer:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.load_cert_chain(f"{pki}/{name}.pem", f"{pki}/{name}.key")
+        self.arguments = address, port, pki, name
         self.socket = context.wrap_socket(connect(address, port))
         self.name = name
         self.sequence = 0
@@ -128,6 +133,47 @@ def prepared(peer):
     peer.expect(PREPARED)
 
 
+def page_stream(peer):
+    """From here on `peer` is a page stream of its own migration, which has a page store of 1 MiB."""
+    prepare(peer, strategy="pre-copy", needs={"memory_bytes": 1 << 20})
+    peer.expect(PREPARED)
+    stream = Peer(*peer.arguments)
+    stream.hello()
+    stream.send(PAGES_OPEN, {"migration": peer.id, "stream": 0})
+    stream.expect(PAGES_OPENED)
+    peer.control, peer.socket, peer.sequence = peer.socket, stream.socket, stream.sequence
+    peer.send(PAGES, batch())
+    peer.send(PAGES_SYNC, {"sequence": 1})
+    peer.expect(PAGES_SYNCED)
+
+
+def batch(pid=1, address=0x7F0000000000, pages=1):
+    body = b"x" * (pages * PAGE)
+    head = b"FMPG" + struct.pack("<BBBBiIII", 1, 0, PAGE.bit_length() - 1, 0, pid, 1, len(body), len(body))
+    return head + body + struct.pack("<QII", address | 1, pages, len(body))
+
+
+def flipped(peer):
+    payload = batch()
+    damaged = payload[:1000] + bytes([payload[1000] ^ 1]) + payload[1001:]
+    peer.socket.sendall(header(PAGES, payload, peer.sequence) + damaged)
+
+
+def swapped(peer):
+    first, second = batch(address=0x10000), batch(address=0x20000)
+    peer.send(PAGES, second, sequence=peer.sequence + 1)
+    peer.send(PAGES, first, sequence=peer.sequence - 1)
+
+
+def too_many(peer):
+    pages = (3 << 20) // PAGE
+    for i in range(100):
+        try:
+            peer.send(PAGES, batch(address=0x10000000 + i * pages * PAGE, pages=pages))
+        except (ConnectionError, ssl.SSLError):
+            return
+
+
 CASES = {
     "nothing": lambda p: None,
     "garbage": lambda p: p.socket.sendall(os.urandom(4096)),
@@ -166,10 +212,26 @@ CASES = {
         p.send(DATA_END, {"bytes": 65536, "digest": "00"}),
     ),
     "image-early": lambda p: (prepared(p), p.send(IMAGE, {"migration": p.id, "name": "../x", "offset": 0})),
+    "pages-alone": lambda p: (p.hello(), p.send(PAGES, batch())),
+    "pages-unknown-migration": lambda p: (p.hello(), p.send(PAGES_OPEN, {"migration": p.id, "stream": 0})),
+    "pages-of-cold": lambda p: (prepared(p), p.send(PAGES_OPEN, {"migration": p.id, "stream": 0})),
+    "pages-flipped": lambda p: (page_stream(p), flipped(p)),
+    "pages-swapped": lambda p: (page_stream(p), swapped(p)),
+    "pages-repeated": lambda p: (page_stream(p), p.send(PAGES, batch(), sequence=p.sequence - 1)),
+    "pages-garbage": lambda p: (page_stream(p), p.send(PAGES, os.urandom(5000))),
+    "pages-process": lambda p: (page_stream(p), p.send(PAGES, batch(pid=(1 << 22) + 1))),
+    "pages-no-process": lambda p: (page_stream(p), p.send(PAGES, batch(pid=0))),
+    "pages-address": lambda p: (page_stream(p), p.send(PAGES, batch(address=1 << 56))),
+    "pages-last-address": lambda p: (page_stream(p), p.send(PAGES, batch(address=(1 << 64) - PAGE))),
+    "pages-unaligned": lambda p: (page_stream(p), p.send(PAGES, batch(address=0x1000 + 512))),
+    "pages-too-many": lambda p: (page_stream(p), too_many(p)),
+    "pages-sync": lambda p: (page_stream(p), p.send(PAGES_SYNC, {})),
+    "pages-other": lambda p: (page_stream(p), p.send(COMMIT, {"migration": p.id})),
+    "pages-cut": lambda p: (page_stream(p), p.socket.sendall(header(PAGES, batch(), p.sequence) + b"FMPG")),
     "log-offset": lambda p: (prepared(p), p.send(IMAGE, {"migration": p.id, "name": "log", "offset": 1 << 40})),
 }
 # Here we go away in the middle: what matters is what the daemon makes of that.
-HALF = {"nothing", "cut-header", "cut-payload", "prepare-leave"}
+HALF = {"nothing", "cut-header", "cut-payload", "prepare-leave", "pages-cut"}
 
 
 def attempt(address, port, pki, name, case):

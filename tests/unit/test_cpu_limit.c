@@ -50,6 +50,43 @@ static void v1_is_read_and_written(void **state)
     unlink(at("cpu.cfs_quota_us"));
 }
 
+static void use_is_part_of_the_limit(void **state)
+{
+    struct fm_cpu_limit before = {.quota_us = -1, .period_us = 100000, .used_us = 1000000};
+    struct fm_cpu_limit now = {.quota_us = -1, .period_us = 100000, .used_us = 1500000};
+
+    (void)state;
+    /* Half a second of two: a quarter of a processor, whatever the host has. */
+    assert_int_equal(fm_cpu_limit_used(&before, &now, 2000000).quota_us, 25001);
+    now.quota_us = 10000;
+    assert_int_equal(fm_cpu_limit_used(&before, &now, 2000000).quota_us, 10000);
+    before.used_us = 0; /* not known */
+    now.quota_us = -1;
+    assert_int_equal(fm_cpu_limit_used(&before, &now, 2000000).quota_us, -1);
+}
+
+static void use_is_read(void **state)
+{
+    fm_cleanup(fm_cgroup_clear) struct fm_cgroup v1 =
+        cgroup_with("cpu.cfs_quota_us", "-1\n", "cpu.cfs_period_us", "100000\n");
+    struct fm_cpu_limit limit;
+    struct fm_error err = {0};
+
+    (void)state;
+    assert_int_equal(fm_cpu_limit_read(&v1, &limit, &err), 0);
+    assert_int_equal(limit.used_us, 0);
+    assert_int_equal(fm_file_write(at("cpuacct.usage"), "7000000\n", 8, 0600, &err), 0);
+    assert_int_equal(fm_cpu_limit_read(&v1, &limit, &err), 0);
+    assert_int_equal(limit.used_us, 7000);
+    assert_int_equal(fm_file_write(at("cpu.stat"), "usage_usec 123\nuser_usec 1\n", 27, 0600, &err),
+                     0);
+    assert_int_equal(fm_cpu_limit_read(&v1, &limit, &err), 0);
+    assert_int_equal(limit.used_us, 123);
+    unlink(at("cpu.stat"));
+    unlink(at("cpuacct.usage"));
+    unlink(at("cpu.cfs_quota_us"));
+}
+
 static void v2_is_read_and_written(void **state)
 {
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg =
@@ -93,6 +130,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(v1_is_read_and_written),
         cmocka_unit_test(v2_is_read_and_written),
+        cmocka_unit_test(use_is_read),
+        cmocka_unit_test(use_is_part_of_the_limit),
         cmocka_unit_test(a_cgroup_without_the_controller_says_so),
         cmocka_unit_test(a_cut_is_a_part_of_what_there_was),
     };
