@@ -37,8 +37,10 @@ struct sender {
     struct fm_tree_file *file;      /* whose sums are taken while it travels; may be NULL */
     bool last;
     uint8_t *buffer; /* FM_STREAM_CHUNK */
-    char *names;     /* FM_TREE_XATTR_MAX */
-    char *value;     /* FM_TREE_XATTR_MAX */
+    uint8_t *block;  /* of archive, FM_STREAM_CHUNK; not sent yet */
+    size_t block_used;
+    char *names; /* FM_TREE_XATTR_MAX */
+    char *value; /* FM_TREE_XATTR_MAX */
     uint64_t entries;
     uint64_t patches;
 };
@@ -48,15 +50,27 @@ static const uint8_t zeroes[65536];
 /* --- the archive -------------------------------------------------------------------------------
  */
 
+static int send_block(struct sender *s)
+{
+    size_t len = s->block_used;
+
+    s->block_used = 0;
+    return fm_stream_send(&s->stream, s->block, len, &s->wire_error);
+}
+
+/* Gathered here: libarchive never frees its own block after a failure. */
 static la_ssize_t write_archive(struct archive *a, void *ctx, const void *data, size_t len)
 {
     struct sender *s = ctx;
+    size_t room = FM_STREAM_CHUNK - s->block_used, n = len < room ? len : room;
 
-    if (fm_stream_send(&s->stream, data, len, &s->wire_error) < 0) {
+    memcpy(s->block + s->block_used, data, n);
+    s->block_used += n;
+    if (s->block_used == FM_STREAM_CHUNK && send_block(s) < 0) {
         archive_set_error(a, EIO, "%s", s->wire_error.text);
         return -1;
     }
-    return (la_ssize_t)len;
+    return (la_ssize_t)n;
 }
 
 static int archive_failed(struct sender *s, const char *path, struct fm_error *err)
@@ -81,7 +95,7 @@ static int open_archive(struct sender *s, struct fm_error *err)
     if (archive_write_set_format_pax(s->archive) != ARCHIVE_OK ||
         archive_write_set_options(s->archive, "pax:hdrcharset=BINARY,pax:xattrheader=LIBARCHIVE") !=
             ARCHIVE_OK ||
-        archive_write_set_bytes_per_block(s->archive, FM_STREAM_CHUNK) != ARCHIVE_OK ||
+        archive_write_set_bytes_per_block(s->archive, 0) != ARCHIVE_OK ||
         archive_write_set_bytes_in_last_block(s->archive, 1) != ARCHIVE_OK ||
         archive_write_open(s->archive, s, NULL, write_archive, NULL) != ARCHIVE_OK)
         return archive_failed(s, "the tree", err);
@@ -516,6 +530,8 @@ static int send_archive(struct sender *s, struct fm_tree_stats *stats, struct fm
     }
     if (r == 0 && archive_write_close(s->archive) != ARCHIVE_OK)
         r = archive_failed(s, "the tree", err);
+    if (r == 0 && send_block(s) < 0)
+        r = archive_failed(s, "the tree", err);
     if (r < 0)
         archive_write_fail(s->archive);
     archive_write_free(s->archive);
@@ -545,6 +561,7 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
     int r = fm_tree_walk(&s.tree, dir, &filter, err);
     if (r == 0) {
         s.buffer = fm_xmalloc(FM_STREAM_CHUNK);
+        s.block = fm_xmalloc(FM_STREAM_CHUNK);
         s.names = fm_xmalloc(FM_TREE_XATTR_MAX);
         s.value = fm_xmalloc(FM_TREE_XATTR_MAX);
         r = send_paths(&s, filter.changed_after_us > 0, err);
@@ -561,6 +578,7 @@ int fm_tree_send_selected(struct fm_connection *c, const char *dir,
     fm_strv_free(&s.vanished);
     fm_tree_extents_clear(&s.extents);
     free(s.buffer);
+    free(s.block);
     free(s.names);
     free(s.value);
     fm_tree_clear(&s.tree);

@@ -92,7 +92,7 @@ static void rewrite(struct file *f)
 
 static void compare_some(void)
 {
-    for (unsigned i = 0; i < READS_PER_TICK; i++) {
+    for (unsigned i = 0; i < READS_PER_TICK && work.pieces > 0; i++) {
         check(&work.files[work.next / work.pieces], work.next % work.pieces);
         if (++work.next < work.pieces * work.file_count)
             continue;
