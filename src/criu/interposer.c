@@ -24,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/text.h"
+#include "criu/breakpoints.h"
 #include "criu/preload.h"
 #include "criu/rpc.pb-c.h"
 #include "criu/selftest.h"
@@ -459,6 +460,8 @@ static int interpose(struct interposer *ip, FmRpc__Request *request, int images_
     ip->events = json_object_get(set, "events");
     ip->runtime_hooks = json_is_true(json_object_get(set, "runtime_hooks"));
     change_request(opts, set);
+    fm_autoclose int hooks = fm_breakpoints_prepare(); /* until CRIU has ended */
+    (void)hooks;
     pid_t pid = start_criu(ip, opts, set);
     int rc = pid < 0 ? -1 : send_request(ip, request);
     if (rc < 0)
