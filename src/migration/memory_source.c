@@ -19,7 +19,7 @@
 struct fm_memory_source {
     char *filter_dir, *index;
     struct fm_tracker *tracker;
-    struct fm_connection *connections[STREAMS_MAX]; /* the sender's */
+    struct fm_connection *connections[STREAMS_MAX + 1]; /* the sender's */
     unsigned count;
     struct fm_page_sender *sender;
     struct fm_memory_scan last; /* of the freeze */
@@ -54,7 +54,8 @@ static struct fm_connection *open_stream(const struct fm_link_wire *wire,
 static int open_streams(struct fm_memory_source *s, const struct fm_link_wire *wire,
                         const struct fm_memory_plan *plan, struct fm_error *err)
 {
-    unsigned wanted = plan->streams < STREAMS_MAX ? plan->streams : STREAMS_MAX;
+    unsigned bulk = plan->streams < STREAMS_MAX ? plan->streams : STREAMS_MAX;
+    unsigned wanted = bulk + plan->pages.urgent_connection;
     for (; s->count < wanted; s->count++)
         if (!(s->connections[s->count] = open_stream(wire, plan, s->count, err)))
             break;

@@ -33,7 +33,8 @@ struct fm_memory_plan fm_precopy_plan(const struct fm_migration *m)
         .streams = (unsigned)m->options.parallel,
         .pages = {.compression = m->options.compress,
                   .delta_cache_bytes = m->options.delta_cache_bytes,
-                  .bytes_per_second = m->options.bandwidth_bytes},
+                  .bytes_per_second = m->options.bandwidth_bytes,
+                  .urgent_connection = true},
         .timeout_ms = CONNECT_TIMEOUT_MS,
     };
 }

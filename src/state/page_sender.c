@@ -13,6 +13,7 @@
 #define BLOCK (256u << 10)  /* neighbours that travel over one connection */
 #define QUEUE_RANGES 65536u /* that wait, before adding waits */
 #define PIECE_RANGES 8192u  /* added at once */
+#define RESTORE_US 50000u   /* about as long as the destination restores, which needs few pages */
 
 /* ---- State, with the lock held ---- */
 
@@ -56,16 +57,28 @@ void fm_page_sender_want(struct fm_page_wanted_list *list, struct fm_page_wanted
     list->items[list->count++] = wanted;
 }
 
+void fm_page_sender_give_way(struct fm_page_sender *s, uint64_t us)
+{
+    uint64_t until = fm_now_us() + us;
+
+    s->urgent_us = until > s->urgent_us ? until : s->urgent_us;
+}
+
+void fm_page_sender_hurry(struct fm_page_sender *s, struct fm_page_wanted wanted)
+{
+    struct fm_page_lane *lane =
+        s->urgent ? s->urgent : fm_page_sender_lane(s, wanted.inner_pid, wanted.address);
+
+    fm_page_sender_want(s->serving ? &lane->wanted : &s->early, wanted);
+    fm_page_sender_give_way(s, 0);
+    pthread_cond_signal(&lane->work);
+}
+
 /* Pages that were wanted before they were queued; those that were sent already fail once more. */
 static void retry_early(struct fm_page_sender *s)
 {
-    for (size_t i = 0; s->serving && i < s->early.count; i++) {
-        struct fm_page_wanted w = s->early.items[i];
-        struct fm_page_lane *lane = fm_page_sender_lane(s, w.inner_pid, w.address);
-
-        fm_page_sender_want(&lane->wanted, w);
-        pthread_cond_signal(&lane->work);
-    }
+    for (size_t i = 0; s->serving && i < s->early.count; i++)
+        fm_page_sender_hurry(s, s->early.items[i]);
     s->early.count = s->serving ? 0 : s->early.count;
 }
 
@@ -76,7 +89,7 @@ struct fm_page_lane *fm_page_sender_lane(struct fm_page_sender *s, pid_t inner_p
     uint64_t block = address / BLOCK + (uint64_t)inner_pid * UINT64_C(0x10001);
     uint64_t hash = block * UINT64_C(0x9e3779b97f4a7c15);
 
-    return &s->lanes[s->count > 1 ? (hash >> 32) % s->count : 0];
+    return &s->lanes[(hash >> 32) % (s->urgent ? s->count - 1 : s->count)];
 }
 
 /* ---- Opening and closing ---- */
@@ -118,12 +131,15 @@ struct fm_page_sender *fm_page_sender_open(struct fm_connection *const *connecti
     s->options = *options;
     s->count = count;
     s->lanes = fm_xcalloc(count, sizeof(*s->lanes));
+    s->urgent = options->urgent_connection && count > 1 ? &s->lanes[count - 1] : NULL;
+    size_t bulk = s->urgent ? count - 1 : count;
     pthread_mutex_init(&s->lock, NULL);
     init_cond(&s->changed);
     for (size_t i = 0; i < count; i++) {
         s->lanes[i] = (struct fm_page_lane){.sender = s, .connection = connections[i]};
         s->lanes[i].packer =
-            fm_page_packer_new(options->compression, options->delta_cache_bytes / count);
+            fm_page_packer_new(options->compression,
+                               &s->lanes[i] == s->urgent ? 0 : options->delta_cache_bytes / bulk);
         init_cond(&s->lanes[i].work);
     }
     for (size_t i = 0; i < count; i++) {
@@ -290,6 +306,7 @@ int fm_page_sender_serve(struct fm_page_sender *s, struct fm_error *err)
 
     pthread_mutex_lock(&s->lock);
     s->serving = true;
+    fm_page_sender_give_way(s, RESTORE_US);
     for (size_t i = 0; i < s->count; i++)
         fm_connection_set_backlog(s->lanes[i].connection, FM_PAGE_SERVING_BATCH);
     retry_early(s);

@@ -43,6 +43,8 @@ struct fm_page_sender {
     struct fm_page_sender_options options;
     size_t count;
     struct fm_page_lane *lanes;
+    struct fm_page_lane *urgent; /* one of them, for wanted pages only; or NULL */
+    uint64_t urgent_us;          /* until then, or when it was used last: the others give way */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* for who adds or syncs */
@@ -64,6 +66,10 @@ void fm_page_sender_fail(struct fm_page_sender *s, const struct fm_error *err);
 void fm_page_sender_active(struct fm_page_lane *lane, bool active);
 /* Appends; a list keeps the last few thousand. */
 void fm_page_sender_want(struct fm_page_wanted_list *list, struct fm_page_wanted wanted);
+/* What nobody waits for is slower for `us` microseconds, and a moment more. */
+void fm_page_sender_give_way(struct fm_page_sender *s, uint64_t us);
+/* A task waits for this page. */
+void fm_page_sender_hurry(struct fm_page_sender *s, struct fm_page_wanted wanted);
 
 /* The lane that a page always travels in. */
 struct fm_page_lane *fm_page_sender_lane(struct fm_page_sender *s, pid_t inner_pid,

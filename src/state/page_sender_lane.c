@@ -10,6 +10,7 @@
 #define BATCHES_PER_SECOND 64u /* at least, below a rate limit */
 #define PARTS 8u               /* of what waits: the most for one batch */
 #define SMALL_BATCH (64u << 10)
+#define GIVE_WAY_US 2000u /* to pages that tasks wait for: one of them wants the next one soon */
 
 /* Until the rate limit allows another batch, somebody waits for a page, or it is over. */
 static void await_allowance(struct fm_page_lane *lane)
@@ -24,6 +25,19 @@ static void await_allowance(struct fm_page_lane *lane)
         pthread_cond_timedwait(&lane->work, &s->lock, &until);
     }
     lane->waited_us = fm_now_us() - begin;
+}
+
+/* What nobody waits for goes slower while somebody waits for something: both need the processors.
+ */
+static void give_way(struct fm_page_lane *lane)
+{
+    struct fm_page_sender *s = lane->sender;
+    uint64_t now = fm_now_us(), until_us = now + GIVE_WAY_US;
+    struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
+                             .tv_nsec = (long)(until_us % 1000000u) * 1000};
+
+    if (s->serving && s->urgent && lane != s->urgent && now < s->urgent_us + GIVE_WAY_US)
+        pthread_cond_timedwait(&lane->work, &s->lock, &until);
 }
 
 static void charge(struct fm_page_sender *s, size_t bytes)
@@ -59,10 +73,11 @@ static bool take_wanted(struct fm_page_lane *lane, struct fm_page_work *work)
 {
     while (lane->wanted.count > 0) {
         struct fm_page_wanted w = lane->wanted.items[0];
+        struct fm_page_lane *owner = fm_page_sender_lane(lane->sender, w.inner_pid, w.address);
 
         memmove(lane->wanted.items, lane->wanted.items + 1,
                 --lane->wanted.count * sizeof(*lane->wanted.items));
-        if (fm_page_queue_take_near(&lane->queue, w.inner_pid, w.address, NEAR, work))
+        if (fm_page_queue_take_near(&owner->queue, w.inner_pid, w.address, NEAR, work))
             return true;
         fm_page_sender_want(&lane->sender->early, w);
     }
@@ -77,6 +92,8 @@ static bool next_work(struct fm_page_lane *lane, struct fm_page_work *work)
     for (;;) {
         if (lane->queue.first)
             await_allowance(lane);
+        if (lane->queue.first)
+            give_way(lane);
         if (fm_page_sender_ended(s))
             return false;
         if (take_wanted(lane, work) || fm_page_queue_take(&lane->queue, batch_pages(lane), work)) {
@@ -182,6 +199,8 @@ void *fm_page_lane_send(void *arg)
         pthread_mutex_lock(&s->lock);
         add_stats(&s->stats, &done);
         charge(s, done.wire_bytes);
+        if (lane == s->urgent)
+            fm_page_sender_give_way(s, 0);
         fm_page_rate_add(&s->rate, (done.pages - done.zero_pages) * fm_page_size(), fm_now_us());
         if (ret < 0)
             fm_page_sender_fail(s, &err);

@@ -42,7 +42,6 @@ static int take_want(struct fm_page_lane *lane, const struct fm_frame *frame, st
     const json_t *pid = json_object_get(doc, "pid");
     const json_t *address = json_object_get(doc, "address");
     struct fm_page_wanted wanted;
-    struct fm_page_lane *owner;
 
     if (!doc)
         return fm_error_result(err);
@@ -50,10 +49,8 @@ static int take_want(struct fm_page_lane *lane, const struct fm_frame *frame, st
         return fm_error_set(err, FM_E_PROTOCOL, "PAGES_WANT names no page");
     wanted = (struct fm_page_wanted){(pid_t)json_integer_value(pid),
                                      (uint64_t)json_integer_value(address) & ~(fm_page_size() - 1)};
-    owner = fm_page_sender_lane(s, wanted.inner_pid, wanted.address);
     pthread_mutex_lock(&s->lock);
-    fm_page_sender_want(s->serving ? &owner->wanted : &s->early, wanted);
-    pthread_cond_signal(&owner->work);
+    fm_page_sender_hurry(s, wanted);
     pthread_mutex_unlock(&s->lock);
     return 0;
 }

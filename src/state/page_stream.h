@@ -1,9 +1,11 @@
 /* Page stream: pages of running or frozen processes over several connections at once.
  *
  * A page always travels over the same connection (by process and address), so that a later copy
- * never overtakes an earlier one. Frames on such a connection, S→D: PAGES (binary, page_codec.h),
- * PAGES_SYNC {"sequence"} answered by PAGES_SYNCED {"sequence","bytes"} once everything before it
- * lies in the store. D→S while the container runs there already (post-copy): PAGES_WANT
+ * never overtakes an earlier one. One that a task waits for (post-copy: each page goes once) may
+ * have a connection without a queue in front of it. Frames on such a connection, S→D: PAGES
+ * (binary, page_codec.h), PAGES_SYNC {"sequence"} answered by PAGES_SYNCED {"sequence","bytes"}
+ * once everything before it lies in the store. D→S while the container runs there already
+ * (post-copy): PAGES_WANT
  * {"pid","address"}.
  *
  * Fault points: pages.send (the connection is lost), pages.store (no room at the destination). */
@@ -29,6 +31,7 @@ struct fm_page_sender_options {
     enum fm_compression compression;
     uint64_t delta_cache_bytes; /* of pages sent before, all connections together; 0: no deltas */
     uint64_t bytes_per_second;  /* all connections together; 0: no limit */
+    bool urgent_connection;     /* the last of several carries only pages that a task waits for */
 };
 
 /* Sums since the sender was opened. */
