@@ -88,8 +88,9 @@ struct fm_page_lane *fm_page_sender_lane(struct fm_page_sender *s, pid_t inner_p
 {
     uint64_t block = address / BLOCK + (uint64_t)inner_pid * UINT64_C(0x10001);
     uint64_t hash = block * UINT64_C(0x9e3779b97f4a7c15);
+    size_t bulk = s->urgent ? s->count - 1 : s->count;
 
-    return &s->lanes[(hash >> 32) % (s->urgent ? s->count - 1 : s->count)];
+    return &s->lanes[bulk > 1 ? (hash >> 32) % bulk : 0];
 }
 
 /* ---- Opening and closing ---- */
