@@ -266,7 +266,8 @@ int main(int argc, char **argv)
     if (memory == MAP_FAILED || (pid = start_source(&s, memory, tell, told)) < 0 ||
         read(told[0], &byte, 1) != 1)
         return 1;
-    const struct fm_page_sender_options options = {s.compression, s.cache, s.rate};
+    const struct fm_page_sender_options options = {
+        .compression = s.compression, .delta_cache_bytes = s.cache, .bytes_per_second = s.rate};
     struct fm_page_store *store = fm_page_store_open(s.store, 2 * s.bytes, &err);
     struct fm_page_receiver *receiver = fm_page_receiver_open(store, NULL, NULL);
     struct fm_page_sender *sender = NULL;
