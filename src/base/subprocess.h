@@ -53,5 +53,7 @@ int fm_subprocess_wait(pid_t pid, uint64_t timeout_ms, int *exit_code, struct fm
 uint64_t fm_process_start_time(pid_t pid);
 /* True when pid still is the process that had this start time and is not a zombie. */
 bool fm_process_is(pid_t pid, uint64_t start_time);
+/* The process behind a pidfd, in our pid namespace; 0 when it has been reaped. */
+pid_t fm_process_of_pidfd(int pidfd);
 
 #endif

@@ -3,12 +3,16 @@
  * CRIU is to save everything but the pages that the state engine moves itself, in a form that a
  * restore with lazy pages takes for memory that comes later. Its own --lazy-pages does that on the
  * restoring side only: on the dumping side it still pipes every page. Here CRIU does not get to see
- * those pages: the directory that FLEXIMIGRATE_FILTER_DIR names has for each process, written once
- * all tasks stand still, <pid>.hide   pairs of little-endian u64 [start, end), sorted, in bytes:
- * left out of what PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports; <pid>.smaps  a
- * copy of /proc/PID/smaps, served in its place: the kernel walks every page for it. A process
- * without these files is dumped as ever. Scans for guard regions see everything: CRIU makes
- * mappings of them.
+ * those pages. The directory that FLEXIMIGRATE_FILTER_DIR names has for each process, written once
+ * all tasks stand still:
+ *
+ * - <pid>.hide, pairs of little-endian u64 [start, end), sorted, in bytes: left out of what
+ *   PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports;
+ * - <pid>.smaps, a copy of /proc/PID/smaps, served in its place: the kernel walks every page for
+ * it.
+ *
+ * A process without these files is dumped as ever. Scans for guard regions see everything: CRIU
+ * makes mappings of them.
  *
  * Formats: Documentation/admin-guide/mm/pagemap.rst. */
 #undef _FILE_OFFSET_BITS /* which would make one of each open and open64 */
@@ -28,21 +32,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/page_scan.h"
 #include "criu/page_filter.h"
 
 #define PAGEMAP_ENTRY 8 /* bytes for each page */
-#define IS_GUARD (UINT64_C(1) << 8)
-
-struct scan_region {
-    uint64_t start, end, categories;
-};
-
-/* struct pm_scan_arg of Linux 6.7; older headers lack it. */
-struct scan {
-    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define SCAN _IOWR('f', 16, struct scan)
 
 struct range {
     uint64_t start, end;
@@ -172,7 +165,7 @@ static struct range visible(uint64_t from, uint64_t end)
 
 typedef int (*ioctl_fn)(int, unsigned long, ...);
 
-static uint64_t pages_of(const struct scan_region *regions, size_t count)
+static uint64_t pages_of(const struct fm_page_region *regions, size_t count)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++)
@@ -181,9 +174,9 @@ static uint64_t pages_of(const struct scan_region *regions, size_t count)
 }
 
 /* One stretch after the other, as if the kernel had found nothing in between. */
-static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
+static int scan_visible(ioctl_fn next, int fd, struct fm_page_scan *asked)
 {
-    struct scan_region *regions = (struct scan_region *)(uintptr_t)asked->vec;
+    struct fm_page_region *regions = (struct fm_page_region *)(uintptr_t)asked->vec;
     uint64_t at = asked->start, pages_left = asked->max_pages;
     int found = 0;
     while (at < asked->end) {
@@ -192,7 +185,7 @@ static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
             at = asked->end;
             break;
         }
-        struct scan part = *asked;
+        struct fm_page_scan part = *asked;
         part.start = r.start;
         part.end = r.end;
         part.max_pages = pages_left;
@@ -200,7 +193,7 @@ static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
             part.vec = (uint64_t)(uintptr_t)(regions + found);
             part.vec_len = asked->vec_len - (uint64_t)found;
         }
-        int n = next(fd, SCAN, &part);
+        int n = next(fd, FM_PAGE_SCAN, &part);
         if (n < 0)
             return n;
         if (asked->max_pages)
@@ -216,10 +209,10 @@ static int scan_visible(ioctl_fn next, int fd, struct scan *asked)
     return found;
 }
 
-static bool is_page_scan(const struct scan *asked)
+static bool is_page_scan(const struct fm_page_scan *asked)
 {
-    return asked->size >= sizeof(*asked) && !(asked->category_mask & IS_GUARD) &&
-           !(asked->category_anyof_mask & IS_GUARD);
+    return asked->size >= sizeof(*asked) && !(asked->category_mask & FM_PAGE_IS_GUARD) &&
+           !(asked->category_anyof_mask & FM_PAGE_IS_GUARD);
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -229,7 +222,7 @@ int ioctl(int fd, unsigned long request, ...)
     va_start(args, request);
     void *arg = va_arg(args, void *);
     va_end(args);
-    if (request != SCAN || !arg || !is_page_scan(arg))
+    if (request != FM_PAGE_SCAN || !arg || !is_page_scan(arg))
         return next(fd, request, arg);
     long pid = pid_of_descriptor(fd, "/pagemap");
     if (pid > 0)

@@ -68,8 +68,8 @@ struct fm_session_request {
     /* Restore: memory that is not in the images comes by <work dir>/lazy-pages.socket, at which
      * somebody listens. */
     bool lazy_pages;
-    bool hold; /* restore: the images are not there yet; HELD follows, and is answered when they are
-                */
+    /* Restore: the images are not there yet; HELD follows, and is answered when they are. */
+    bool hold;
     const enum fm_session_event_type *events; /* only these are reported, and RESULT; NULL: all */
     size_t event_count;
     bool runtime_hooks; /* restore: the runtime runs hooks, which CRIU has to wait for */

@@ -37,15 +37,6 @@ static void note_mapped_files(struct fm_migration *m)
         fm_tree_mapped_files(pids[i], &m->mapped_files, &ignored);
 }
 
-/* Those of the mapped files that lie below `target` ("/data"), relative to it. */
-static void mapped_below(const struct fm_strv *mapped, const char *target, struct fm_strv *below)
-{
-    fm_autofree char *prefix = fm_strf("%s/", target + strspn(target, "/"));
-    for (size_t i = 0; i < mapped->count; i++)
-        if (fm_starts_with(mapped->items[i], prefix))
-            fm_strv_add(below, mapped->items[i] + strlen(prefix));
-}
-
 static int send_volume(struct fm_migration *m, size_t index,
                        const struct fm_tree_selection *selection, struct fm_error *err)
 {
@@ -53,7 +44,7 @@ static int send_volume(struct fm_migration *m, size_t index,
     fm_cleanup(fm_strv_free) struct fm_strv mapped = {0};
     fm_autofree char *name = fm_strf("volume:%zu", index);
     struct fm_tree_selection own = *selection;
-    mapped_below(&m->mapped_files, volume->target, &mapped);
+    fm_handover_mapped_below(&m->mapped_files, volume->target, &mapped);
     own.always = &mapped;
     own.name = name;
     return m->parts->links.ops->send_tree(m->link, m->id, name, volume->source, &own,

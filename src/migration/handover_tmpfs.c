@@ -35,7 +35,8 @@ int fm_handover_tmpfs_attach(struct fm_migration *m, struct fm_error *err)
 }
 
 /* Those of the mapped files that lie below a mount, relative to it. */
-static void mapped_below(const struct fm_strv *mapped, const char *target, struct fm_strv *below)
+void fm_handover_mapped_below(const struct fm_strv *mapped, const char *target,
+                              struct fm_strv *below)
 {
     fm_autofree char *prefix = fm_strf("%s/", target + strspn(target, "/"));
     for (size_t i = 0; i < mapped->count; i++)
@@ -61,7 +62,7 @@ static int send_mount(struct fm_migration *m, size_t index,
     fm_autofree char *name = fm_strf("tmpfs:%zu", index);
     fm_autofree char *path = fm_tmpfs_path(m->dir, index);
     struct fm_tree_selection own = *selection;
-    mapped_below(&m->mapped_files, m->tmpfs.items[index].target, &mapped);
+    fm_handover_mapped_below(&m->mapped_files, m->tmpfs.items[index].target, &mapped);
     own.always = &mapped;
     own.name = name;
     bool unchanged = fm_handover_is_unchanged(path, &mapped, &m->tmpfs_prints[index]);

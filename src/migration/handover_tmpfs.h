@@ -15,8 +15,11 @@ int fm_handover_tmpfs_attach(struct fm_migration *m, struct fm_error *err);
 /* One pass over them; m->mapped_files is up to date. */
 int fm_handover_tmpfs_send(struct fm_migration *m, uint64_t changed_after_us, bool last,
                            struct fm_error *err);
+/* Those of the mapped files that lie below `target` ("/data"), relative to it. */
+void fm_handover_mapped_below(const struct fm_strv *mapped, const char *target,
+                              struct fm_strv *below);
 /* Takes a tree's print into *print; true when it is the one that was there before and nothing of
- * the tree was mapped shared: then the last pass has nothing to do. */
+ * the tree was mapped shared: then a pass has nothing to do. */
 bool fm_handover_is_unchanged(const char *path, const struct fm_strv *mapped,
                               struct fm_tree_print *print);
 /* Removes a migration's directory, on either host, with what is mounted there. */

@@ -127,6 +127,8 @@ bool fm_incoming_heard(struct fm_incoming *in, const void *from);
 void fm_incoming_hung_up(struct fm_incoming *in, const void *from);
 /* It has said nothing for a moment: when that was too long, it is lost. */
 void fm_incoming_unheard(struct fm_incoming *in);
+/* Ends a restore that is under way. Without the lock, which that holds. */
+void fm_incoming_interrupt(struct fm_incoming *in);
 /* The last connection with its pages has ended: a restore does not wait for those that it lacks. */
 void fm_incoming_pages_ended(struct fm_incoming *in);
 /* The connection that brought it ended: discards before READY; in READY asks the source for its

@@ -64,13 +64,17 @@ int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err)
     return ops_of(in)->sink_pager(in->sink, work, err);
 }
 
+/* Bytes that the source kept at the freeze; 0 when it is not frozen yet. */
+static uint64_t kept_bytes(const struct fm_incoming *in)
+{
+    fm_autofree char *path = fm_strf("%s/memory", in->dir);
+    return fm_memory_index_missing_in(path);
+}
+
 /* Some of it is on the source, and CRIU touches pages: without them it would wait for ever. */
 bool fm_incoming_memory_is_cut_off(struct fm_incoming *in)
 {
-    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
-    fm_autofree char *path = fm_strf("%s/memory", in->dir);
-    return in->sink && fm_memory_index_load(path, &index, NULL) == 0 &&
-           fm_memory_index_missing(&index) > 0 && !ops_of(in)->sink_served(in->sink);
+    return in->sink && kept_bytes(in) > 0 && !ops_of(in)->sink_served(in->sink);
 }
 
 /* What an earlier daemon had received. */
@@ -206,20 +210,20 @@ void fm_incoming_unheard(struct fm_incoming *in)
     pthread_mutex_unlock(&in->lock);
 }
 
-/* Without the lock, which the restore holds. */
-void fm_incoming_pages_ended(struct fm_incoming *in)
+void fm_incoming_interrupt(struct fm_incoming *in)
 {
     struct fm_components *p = in->parts;
-    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
-    fm_autofree char *path = fm_strf("%s/memory", in->dir);
     struct fm_error err = {0};
-    if (atomic_fetch_sub(&in->page_streams, 1) > 1 || in->stage != FM_STAGE_ARMED ||
-        !fm_file_exists(path) || fm_memory_index_load(path, &index, NULL) < 0 ||
-        fm_memory_index_missing(&index) == 0)
-        return;
-    if (p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, &err) < 0)
+    if (in->stage == FM_STAGE_ARMED &&
+        p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, &err) < 0)
         fm_warn(FM_CONTAINER_MANAGER, "Interrupting the restore of %s: %s.", in->container->name,
                 err.text);
+}
+
+void fm_incoming_pages_ended(struct fm_incoming *in)
+{
+    if (atomic_fetch_sub(&in->page_streams, 1) == 1 && kept_bytes(in) > 0)
+        fm_incoming_interrupt(in);
 }
 
 /* The source went away: without missing pages nobody needs it. */

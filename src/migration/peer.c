@@ -98,14 +98,10 @@ static json_t *fill(struct fm_conversation *v, struct fm_incoming *in, struct fm
 /* An abort does not wait for a restore, which may itself wait for pages that never come. */
 static void take_turn(struct fm_incoming *in, enum fm_frame_type type)
 {
-    struct fm_components *p = in->parts;
-    struct fm_error err = {0};
     if (pthread_mutex_trylock(&in->lock) == 0)
         return;
-    if (type == FM_FRAME_ABORT && in->stage == FM_STAGE_ARMED &&
-        p->runtime.ops->destroy_processes(p->runtime.ctx, in->container->name, &err) < 0)
-        fm_warn(FM_CONTAINER_MANAGER, "Interrupting the restore of %s: %s.", in->container->name,
-                err.text);
+    if (type == FM_FRAME_ABORT)
+        fm_incoming_interrupt(in);
     pthread_mutex_lock(&in->lock);
 }
 

@@ -22,11 +22,9 @@
 bool fm_postcopy_is_needed(const struct fm_migration *m)
 {
     fm_autofree char *path = fm_strf("%s/memory", m->dir);
-    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
     if (m->memory)
         return m->leave_pages && !m->filled;
-    return !m->filled && fm_file_exists(path) && fm_memory_index_load(path, &index, NULL) == 0 &&
-           fm_memory_index_missing(&index) > 0;
+    return !m->filled && fm_memory_index_missing_in(path) > 0;
 }
 
 int fm_postcopy_serve(struct fm_migration *m, struct fm_error *err)

@@ -196,3 +196,9 @@ uint64_t fm_memory_index_missing(const struct fm_memory_index *index)
         bytes += fm_ranges_bytes(&index->items[i].missing);
     return bytes;
 }
+
+uint64_t fm_memory_index_missing_in(const char *path)
+{
+    fm_cleanup(fm_memory_index_clear) struct fm_memory_index index = {0};
+    return fm_memory_index_load(path, &index, NULL) == 0 ? fm_memory_index_missing(&index) : 0;
+}

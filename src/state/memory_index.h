@@ -30,5 +30,7 @@ int fm_memory_index_save(const char *path, const struct fm_memory_scan *scan, bo
 int fm_memory_index_load(const char *path, struct fm_memory_index *index, struct fm_error *err);
 void fm_memory_index_clear(struct fm_memory_index *index);
 uint64_t fm_memory_index_missing(const struct fm_memory_index *index); /* bytes */
+/* The same of a file; 0 when there is none that can be read. */
+uint64_t fm_memory_index_missing_in(const char *path);
 
 #endif

@@ -82,13 +82,19 @@ static void retry_early(struct fm_page_sender *s)
     s->early.count = s->serving ? 0 : s->early.count;
 }
 
+/* The lanes that pages are queued in. */
+static size_t bulk_lanes(const struct fm_page_sender *s)
+{
+    return s->urgent ? s->count - 1 : s->count;
+}
+
 /* A page always travels over the same connection. */
 struct fm_page_lane *fm_page_sender_lane(struct fm_page_sender *s, pid_t inner_pid,
                                          uint64_t address)
 {
     uint64_t block = address / BLOCK + (uint64_t)inner_pid * UINT64_C(0x10001);
     uint64_t hash = block * UINT64_C(0x9e3779b97f4a7c15);
-    size_t bulk = s->urgent ? s->count - 1 : s->count;
+    size_t bulk = bulk_lanes(s);
 
     return &s->lanes[bulk > 1 ? (hash >> 32) % bulk : 0];
 }
@@ -133,14 +139,13 @@ struct fm_page_sender *fm_page_sender_open(struct fm_connection *const *connecti
     s->count = count;
     s->lanes = fm_xcalloc(count, sizeof(*s->lanes));
     s->urgent = options->urgent_connection && count > 1 ? &s->lanes[count - 1] : NULL;
-    size_t bulk = s->urgent ? count - 1 : count;
     pthread_mutex_init(&s->lock, NULL);
     init_cond(&s->changed);
     for (size_t i = 0; i < count; i++) {
         s->lanes[i] = (struct fm_page_lane){.sender = s, .connection = connections[i]};
-        s->lanes[i].packer =
-            fm_page_packer_new(options->compression,
-                               &s->lanes[i] == s->urgent ? 0 : options->delta_cache_bytes / bulk);
+        s->lanes[i].packer = fm_page_packer_new(
+            options->compression,
+            &s->lanes[i] == s->urgent ? 0 : options->delta_cache_bytes / bulk_lanes(s));
         init_cond(&s->lanes[i].work);
     }
     for (size_t i = 0; i < count; i++) {

@@ -12,18 +12,23 @@
 #define SMALL_BATCH (64u << 10)
 #define GIVE_WAY_US 2000u /* to pages that tasks wait for: one of them wants the next one soon */
 
+/* Until then, or until the lane is woken. */
+static void sleep_until(struct fm_page_lane *lane, uint64_t us)
+{
+    struct timespec until = {.tv_sec = (time_t)(us / 1000000u),
+                             .tv_nsec = (long)(us % 1000000u) * 1000};
+
+    pthread_cond_timedwait(&lane->work, &lane->sender->lock, &until);
+}
+
 /* Until the rate limit allows another batch, somebody waits for a page, or it is over. */
 static void await_allowance(struct fm_page_lane *lane)
 {
     struct fm_page_sender *s = lane->sender;
     uint64_t begin = fm_now_us();
 
-    while (!fm_page_sender_ended(s) && lane->wanted.count == 0 && fm_now_us() < s->due_us) {
-        struct timespec until = {.tv_sec = (time_t)(s->due_us / 1000000u),
-                                 .tv_nsec = (long)(s->due_us % 1000000u) * 1000};
-
-        pthread_cond_timedwait(&lane->work, &s->lock, &until);
-    }
+    while (!fm_page_sender_ended(s) && lane->wanted.count == 0 && fm_now_us() < s->due_us)
+        sleep_until(lane, s->due_us);
     lane->waited_us = fm_now_us() - begin;
 }
 
@@ -32,12 +37,10 @@ static void await_allowance(struct fm_page_lane *lane)
 static void give_way(struct fm_page_lane *lane)
 {
     struct fm_page_sender *s = lane->sender;
-    uint64_t now = fm_now_us(), until_us = now + GIVE_WAY_US;
-    struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
-                             .tv_nsec = (long)(until_us % 1000000u) * 1000};
+    uint64_t now = fm_now_us();
 
     if (s->serving && s->urgent && lane != s->urgent && now < s->urgent_us + GIVE_WAY_US)
-        pthread_cond_timedwait(&lane->work, &s->lock, &until);
+        sleep_until(lane, now + GIVE_WAY_US);
 }
 
 static void charge(struct fm_page_sender *s, size_t bytes)

@@ -5,8 +5,7 @@
  * have a connection without a queue in front of it. Frames on such a connection, S→D: PAGES
  * (binary, page_codec.h), PAGES_SYNC {"sequence"} answered by PAGES_SYNCED {"sequence","bytes"}
  * once everything before it lies in the store. D→S while the container runs there already
- * (post-copy): PAGES_WANT
- * {"pid","address"}.
+ * (post-copy): PAGES_WANT {"pid","address"}.
  *
  * Fault points: pages.send (the connection is lost), pages.store (no room at the destination). */
 #ifndef FM_STATE_PAGE_STREAM_H

@@ -10,30 +10,8 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/page_scan.h"
 #include "base/text.h"
-
-/* ---- what <linux/fs.h> has since 6.7 ---- */
-
-struct page_region {
-    uint64_t start, end, categories;
-};
-
-struct scan_request {
-    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-
-#define SCAN_PAGES _IOWR('f', 16, struct scan_request)
-#define SCAN_WP_MATCHING (UINT64_C(1) << 0)
-#define SCAN_CHECK_WPASYNC (UINT64_C(1) << 1)
-
-#define IS_WPALLOWED (UINT64_C(1) << 0)
-#define IS_WRITTEN (UINT64_C(1) << 1)
-#define IS_PRESENT (UINT64_C(1) << 3)
-#define IS_SWAPPED (UINT64_C(1) << 4)
-#define IS_PFNZERO (UINT64_C(1) << 5)
-#define IS_SOFT_DIRTY (UINT64_C(1) << 7)
-#define IS_GUARD (UINT64_C(1) << 8) /* 6.15 */
 
 /* Bits of an entry of the table. */
 #define ENTRY_PFN ((UINT64_C(1) << 55) - 1)
@@ -43,16 +21,16 @@ struct scan_request {
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 
 #define BUFFER_SIZE (192u << 10)
-#define REGIONS (BUFFER_SIZE / sizeof(struct page_region))
+#define REGIONS (BUFFER_SIZE / sizeof(struct fm_page_region))
 #define ENTRIES (BUFFER_SIZE / sizeof(uint64_t))
 
 /* ---- what this kernel can ---- */
 
 static bool accepts(int fd, uint64_t category)
 {
-    struct page_region region;
+    struct fm_page_region region;
     uint64_t page = fm_page_size(), here = (uintptr_t)&region / page * page;
-    struct scan_request request = {
+    struct fm_page_scan request = {
         .size = sizeof(request),
         .start = here,
         .end = here + page,
@@ -62,7 +40,7 @@ static bool accepts(int fd, uint64_t category)
         .return_mask = category,
     };
 
-    return ioctl(fd, SCAN_PAGES, &request) >= 0;
+    return ioctl(fd, FM_PAGE_SCAN, &request) >= 0;
 }
 
 static uint64_t entry_of(int fd, const volatile char *address)
@@ -95,8 +73,8 @@ void fm_pagemap_reader_open(struct fm_pagemap_reader *r)
     *r = (struct fm_pagemap_reader){.buffer = fm_xmalloc(BUFFER_SIZE)};
     if (fd < 0)
         return;
-    r->scans = accepts(fd, IS_PRESENT);
-    r->sees_guards = r->scans && accepts(fd, IS_GUARD);
+    r->scans = accepts(fd, FM_PAGE_IS_PRESENT);
+    r->sees_guards = r->scans && accepts(fd, FM_PAGE_IS_GUARD);
     if (!r->scans)
         r->zero_pfn = fm_pagemap_zero_pfn();
 }
@@ -148,49 +126,51 @@ static void found(struct walk *w, uint64_t start, uint64_t end, bool dirty)
         append_behind(w->dirty, &w->dirty_end, start, end);
 }
 
-static bool region_is_dirty(const struct page_region *region, enum fm_pagemap_mode mode)
+static bool region_is_dirty(const struct fm_page_region *region, enum fm_pagemap_mode mode)
 {
     if (mode == FM_PAGEMAP_EVERYTHING)
         return true;
     if (mode == FM_PAGEMAP_SOFT_DIRTY)
-        return region->categories & IS_SOFT_DIRTY;
+        return region->categories & FM_PAGE_IS_SOFT_DIRTY;
     /* Outside of a registered mapping nobody keeps the protection true. */
-    return (region->categories & IS_WRITTEN) || !(region->categories & IS_WPALLOWED);
+    return (region->categories & FM_PAGE_IS_WRITTEN) ||
+           !(region->categories & FM_PAGE_IS_WPALLOWED);
 }
 
 static void request_init(const struct fm_pagemap_reader *r, enum fm_pagemap_mode mode,
-                         struct scan_request *request)
+                         struct fm_page_scan *request)
 {
-    uint64_t excluded = IS_PFNZERO | (r->sees_guards ? IS_GUARD : 0);
+    uint64_t excluded = FM_PAGE_IS_PFNZERO | (r->sees_guards ? FM_PAGE_IS_GUARD : 0);
 
-    *request = (struct scan_request){
+    *request = (struct fm_page_scan){
         .size = sizeof(*request),
-        .flags = mode == FM_PAGEMAP_PROTECT ? SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC : 0,
+        .flags =
+            mode == FM_PAGEMAP_PROTECT ? FM_PAGE_SCAN_WP_MATCHING | FM_PAGE_SCAN_CHECK_WPASYNC : 0,
         .vec = (uintptr_t)r->buffer,
         .vec_len = REGIONS,
         .category_inverted = excluded,
         .category_mask = excluded,
-        .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
-        .return_mask = IS_PRESENT | IS_SWAPPED,
+        .category_anyof_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED,
+        .return_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED,
     };
     if (mode == FM_PAGEMAP_SOFT_DIRTY)
-        request->return_mask |= IS_SOFT_DIRTY;
+        request->return_mask |= FM_PAGE_IS_SOFT_DIRTY;
     else if (mode != FM_PAGEMAP_EVERYTHING)
-        request->return_mask |= IS_WRITTEN | IS_WPALLOWED;
+        request->return_mask |= FM_PAGE_IS_WRITTEN | FM_PAGE_IS_WPALLOWED;
 }
 
 static int walk_by_scan(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
                         uint64_t start, uint64_t end, struct walk *w)
 {
-    const struct page_region *regions = r->buffer;
-    struct scan_request request;
+    const struct fm_page_region *regions = r->buffer;
+    struct fm_page_scan request;
     int n;
 
     request_init(r, mode, &request);
     request.end = end;
     do {
         request.start = start;
-        n = ioctl(fd, SCAN_PAGES, &request);
+        n = ioctl(fd, FM_PAGE_SCAN, &request);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -269,16 +249,16 @@ int fm_pagemap_walk(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mo
 
 bool fm_pagemap_is_registered(struct fm_pagemap_reader *r, int fd, uint64_t address)
 {
-    struct scan_request request = {
+    struct fm_page_scan request = {
         .size = sizeof(request),
-        .flags = SCAN_CHECK_WPASYNC,
+        .flags = FM_PAGE_SCAN_CHECK_WPASYNC,
         .start = address,
         .end = address + fm_page_size(),
         .vec = (uintptr_t)r->buffer,
         .vec_len = 1,
-        .category_mask = IS_WPALLOWED,
-        .return_mask = IS_WPALLOWED,
+        .category_mask = FM_PAGE_IS_WPALLOWED,
+        .return_mask = FM_PAGE_IS_WPALLOWED,
     };
 
-    return ioctl(fd, SCAN_PAGES, &request) >= 0;
+    return ioctl(fd, FM_PAGE_SCAN, &request) >= 0;
 }

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/subprocess.h"
 #include "base/text.h"
 
 #define ROUNDS_MAX 100 /* a fork storm ends when its parents are dead */
@@ -37,21 +38,6 @@ static void add(struct pids *p, pid_t pid)
         p->items = fm_xrealloc(p->items, p->capacity * sizeof(*p->items));
     }
     p->items[p->count++] = pid;
-}
-
-/* The process behind a pidfd; 0 when it has been reaped. */
-static pid_t pid_of(int pidfd)
-{
-    char path[64], line[128];
-    pid_t pid = 0;
-
-    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
-    fm_autofclose FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof(line), f)) {
-        if (strncmp(line, "Pid:", 4) == 0)
-            pid = (pid_t)atoi(line + 4);
-    }
-    return pid > 0 ? pid : 0;
 }
 
 static pid_t parent_of(pid_t pid)
@@ -92,8 +78,9 @@ void fm_pager_kill_tasks(struct fm_pager_maps *maps)
 
     for (uint32_t i = 0; i < maps->state->slots; i++) {
         const struct fm_pager_slot *slot = fm_pager_slot(maps, i);
-        pid_t pid =
-            slot && slot->kind == FM_PAGER_SLOT_TASK && slot->pidfd >= 0 ? pid_of(slot->pidfd) : 0;
+        pid_t pid = slot && slot->kind == FM_PAGER_SLOT_TASK && slot->pidfd >= 0
+                        ? fm_process_of_pidfd(slot->pidfd)
+                        : 0;
 
         if (pid > 1 && !has(&known, pid)) {
             kill(pid, SIGSTOP);

@@ -58,11 +58,6 @@ static size_t block_length(off_t size, size_t block)
     return left < (off_t)FM_TREE_BLOCK_SIZE ? (size_t)left : FM_TREE_BLOCK_SIZE;
 }
 
-static bool same(XXH128_hash_t a, XXH128_hash_t b)
-{
-    return a.low64 == b.low64 && a.high64 == b.high64;
-}
-
 static XXH128_hash_t sum_of_zeroes(size_t len)
 {
     return XXH3_128bits(zeroes, len);
@@ -327,21 +322,20 @@ static bool block_differs(struct share *s, size_t block, uint8_t *buffer)
     const struct comparison *c = s->comparison;
     size_t len = block_length(c->size, block);
     off_t at = (off_t)(block * FM_TREE_BLOCK_SIZE);
-    XXH128_hash_t there = c->zero;
+    XXH128_hash_t nothing = len == FM_TREE_BLOCK_SIZE ? c->zero : sum_of_zeroes(len);
+    XXH128_hash_t there = nothing;
 
     if (block < block_count(c->file->size)) {
         if (block_length(c->file->size, block) != len)
             return true;
         there = c->file->sums[block];
-    } else if (len < FM_TREE_BLOCK_SIZE) {
-        there = sum_of_zeroes(len);
     }
     if (is_hole(s, at, at + (off_t)len))
-        return !same(there, len == FM_TREE_BLOCK_SIZE ? c->zero : sum_of_zeroes(len));
+        return !XXH128_isEqual(there, nothing);
     ssize_t n = read_block(c->fd, buffer, len, at);
     if (n < 0)
         s->error = errno;
-    return n != (ssize_t)len || !same(there, XXH3_128bits(buffer, len));
+    return n != (ssize_t)len || !XXH128_isEqual(there, XXH3_128bits(buffer, len));
 }
 
 static void *compare_share(void *arg)

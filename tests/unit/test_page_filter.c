@@ -15,24 +15,12 @@
 
 #include <cmocka.h>
 
+#include "base/page_scan.h"
 #include "criu/page_filter.h"
 #include "scratch.h"
 
 #define PAGES 512
 #define ROUNDS 300
-#define PRESENT (UINT64_C(1) << 3)
-#define SWAPPED (UINT64_C(1) << 4)
-#define ZERO (UINT64_C(1) << 5)
-
-struct region {
-    uint64_t start, end, categories;
-};
-
-struct scan {
-    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define SCAN _IOWR('f', 16, struct scan)
 
 static uint64_t page, base;
 static bool hidden[PAGES], touched[PAGES];
@@ -54,30 +42,30 @@ static void write_hidden(void)
     fclose(f);
 }
 
-static struct scan ask(size_t from, size_t to, struct region *regions, size_t count)
+static struct fm_page_scan ask(size_t from, size_t to, struct fm_page_region *regions, size_t count)
 {
-    return (struct scan){.size = sizeof(struct scan),
-                         .start = base + from * page,
-                         .end = base + to * page,
-                         .vec = (uint64_t)(uintptr_t)regions,
-                         .vec_len = count,
-                         .category_inverted = ZERO,
-                         .category_mask = ZERO,
-                         .category_anyof_mask = PRESENT | SWAPPED,
-                         .return_mask = PRESENT | SWAPPED};
+    return (struct fm_page_scan){.size = sizeof(struct fm_page_scan),
+                                 .start = base + from * page,
+                                 .end = base + to * page,
+                                 .vec = (uint64_t)(uintptr_t)regions,
+                                 .vec_len = count,
+                                 .category_inverted = FM_PAGE_IS_PFNZERO,
+                                 .category_mask = FM_PAGE_IS_PFNZERO,
+                                 .category_anyof_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED,
+                                 .return_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED};
 }
 
 /* Scans in pieces, as the vector and the page limit force it to, and notes what it sees. */
 static void scan_all(size_t from, size_t to, size_t room, uint64_t max_pages, bool *seen)
 {
-    struct region regions[PAGES];
-    struct scan arg = ask(from, to, regions, room);
+    struct fm_page_region regions[PAGES];
+    struct fm_page_scan arg = ask(from, to, regions, room);
     uint64_t end = arg.end;
     for (int steps = 0; arg.start < end; steps++) {
         uint64_t pages = 0;
         arg.max_pages = max_pages;
         arg.walk_end = 0;
-        int n = ioctl(pagemap, SCAN, &arg);
+        int n = ioctl(pagemap, FM_PAGE_SCAN, &arg);
         assert_in_range(n, 0, room);
         for (int i = 0; i < n; i++) {
             assert_true(regions[i].start >= arg.start && regions[i].end <= arg.walk_end);
@@ -122,10 +110,10 @@ static void in_child(void (*work)(unsigned), unsigned seed)
 
 static bool can_scan(void)
 {
-    struct region r[1];
+    struct fm_page_region r[1];
     pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    struct scan arg = ask(0, 1, r, 1);
-    return ioctl(pagemap, SCAN, &arg) >= 0;
+    struct fm_page_scan arg = ask(0, 1, r, 1);
+    return ioctl(pagemap, FM_PAGE_SCAN, &arg) >= 0;
 }
 
 static void scans_are_what_the_kernel_says_without_the_hidden_pages(void **state)
@@ -141,20 +129,20 @@ static void scans_are_what_the_kernel_says_without_the_hidden_pages(void **state
 
 static void all_hidden(unsigned seed)
 {
-    struct region r[4];
+    struct fm_page_region r[4];
     (void)seed;
     pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     memset(hidden, true, sizeof(hidden));
     write_hidden();
-    struct scan arg = ask(3, PAGES, r, 4);
-    assert_int_equal(ioctl(pagemap, SCAN, &arg), 0);
+    struct fm_page_scan arg = ask(3, PAGES, r, 4);
+    assert_int_equal(ioctl(pagemap, FM_PAGE_SCAN, &arg), 0);
     assert_int_equal(arg.walk_end, arg.end);
     /* Guard regions are CRIU's business, wherever they lie: the kernel is asked. */
-    arg = ask(3, PAGES, (struct region *)1, 4);
+    arg = ask(3, PAGES, (struct fm_page_region *)1, 4);
     arg.category_mask = UINT64_C(1) << 8;
     arg.vec_len = 0;
     arg.size = 1;
-    assert_int_equal(ioctl(pagemap, SCAN, &arg), -1);
+    assert_int_equal(ioctl(pagemap, FM_PAGE_SCAN, &arg), -1);
 }
 
 static void what_is_all_hidden_is_not_asked_for(void **state)
