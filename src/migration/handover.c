@@ -397,8 +397,9 @@ static void announce(struct fm_migration *m)
         struct fm_link *link = p->links.ops->open(p->links.ctx, &host, 0, 2000, NULL);
         if (!link)
             continue;
-        json_auto_t *body = json_pack("{s:s, s:s, s:s}", "op", "set", "mac", m->endpoint.mac,
-                                      "host", m->destination.address);
+        json_auto_t *body =
+            json_pack("{s:s, s:s, s:s, s:s}", "op", "set", "network", m->endpoint.network, "mac",
+                      m->endpoint.mac, "host", m->destination.address);
         json_decref(p->links.ops->call(link, FM_FRAME_FABRIC, body, 2000, NULL));
         p->links.ops->close(link);
     }
@@ -416,8 +417,8 @@ static void switch_network(struct fm_migration *m)
                 err.text);
     if (!m->hold && p->network.ops->deactivate(p->network.ctx, &m->endpoint, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Port of %s stays up: %s.", m->container->name, err.text);
-    if (p->network.ops->set_remote(p->network.ctx, m->endpoint.mac, m->destination.address, &err) <
-        0)
+    if (p->network.ops->set_remote(p->network.ctx, m->endpoint.network, m->endpoint.mac,
+                                   m->destination.address, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Cannot point to the new host: %s.", err.text);
 }
 
@@ -530,10 +531,10 @@ static int forget_container(struct fm_migration *m, struct fm_error *err)
     int rc = keep_first(0, p->runtime.ops->remove(p->runtime.ctx, name, &e), &e, err);
     if (m->has_endpoint) {
         rc = keep_first(rc, p->network.ops->unstage(p->network.ctx, &m->endpoint, &e), &e, err);
-        rc = keep_first(
-            rc,
-            p->network.ops->set_remote(p->network.ctx, m->endpoint.mac, m->destination.address, &e),
-            &e, err);
+        rc = keep_first(rc,
+                        p->network.ops->set_remote(p->network.ctx, m->endpoint.network,
+                                                   m->endpoint.mac, m->destination.address, &e),
+                        &e, err);
     }
     leave_volumes(m);
     struct fm_bundle bundle;

@@ -215,8 +215,7 @@ static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
         take_over(in->container, &in->bundle);
     }
     if (rc == 0 && in->has_endpoint)
-        rc = p->network.ops->endpoint(p->network.ctx, in->container->name, in->container->ip,
-                                      in->container->mac, &in->endpoint, err);
+        rc = fm_lifecycle_endpoint(p, in->container, &in->endpoint, err);
     if (rc == 0)
         return in;
     incoming_free(in);
@@ -290,7 +289,8 @@ static int stage_network(struct fm_incoming *in, struct fm_error *err)
         rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
     /* Until the switch this host, too, finds the container on the source. */
     if (rc == 0)
-        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, in->source.address, err);
+        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac,
+                                        in->source.address, err);
     return rc < 0 ? fm_error_prefix(err, "cannot stage the network") : 0;
 }
 

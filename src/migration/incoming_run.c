@@ -110,7 +110,8 @@ static int renew_network(struct fm_incoming *in, struct fm_error *err)
     if (rc == 0)
         rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
     if (rc == 0)
-        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, in->source.address, err);
+        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac,
+                                        in->source.address, err);
     if (rc == 0 && neighbours)
         p->network.ops->set_neighbours(p->network.ctx, &in->endpoint, neighbours, NULL);
     return rc;
@@ -207,7 +208,8 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     fm_incoming_memory_discard(in);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
-        p->network.ops->set_remote(p->network.ctx, in->endpoint.mac, NULL, NULL);
+        p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac, NULL,
+                                   NULL);
     }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
         note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);

@@ -18,6 +18,14 @@
 
 #define MAX_EXEC_OUTPUT (1u << 20)
 
+int fm_lifecycle_endpoint(struct fm_components *p, const struct fm_container *container,
+                          struct fm_endpoint *endpoint, struct fm_error *err)
+{
+    struct fm_endpoint_request request = {
+        .name = container->name, .ip = container->ip, .mac = container->mac};
+    return p->network.ops->endpoint(p->network.ctx, &request, endpoint, err);
+}
+
 static int endpoint_of(struct fm_components *p, const struct fm_container *c, pid_t init_pid,
                        struct fm_endpoint *endpoint, bool *has_endpoint, struct fm_error *err)
 {
@@ -29,7 +37,7 @@ static int endpoint_of(struct fm_components *p, const struct fm_container *c, pi
     if (c->found && init_pid > 0)
         return p->network.ops->inspect(p->network.ctx, init_pid, endpoint, has_endpoint, &host,
                                        err);
-    return p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, endpoint, err);
+    return fm_lifecycle_endpoint(p, c, endpoint, err);
 }
 
 static struct fm_container *load(struct fm_components *p, const char *name, struct fm_error *err)
@@ -325,7 +333,7 @@ static int complete_address(struct fm_components *p, struct fm_container *c,
 {
     if (!c->ip)
         return 0;
-    int rc = p->network.ops->endpoint(p->network.ctx, c->name, c->ip, c->mac, endpoint, err);
+    int rc = fm_lifecycle_endpoint(p, c, endpoint, err);
     if (rc < 0)
         return rc;
     free(c->ip);

@@ -13,6 +13,10 @@ int fm_lifecycle_resolve(struct fm_components *p, const char *name, struct fm_co
                          struct fm_endpoint *endpoint, bool *has_endpoint,
                          struct fm_runtime_state *state, struct fm_error *err);
 
+/* Its endpoint, as the network that it is in completes it. */
+int fm_lifecycle_endpoint(struct fm_components *p, const struct fm_container *container,
+                          struct fm_endpoint *endpoint, struct fm_error *err);
+
 /* Body and documents as in manager.h. */
 json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err);
 json_t *fm_lifecycle_list(struct fm_components *p, struct fm_error *err);

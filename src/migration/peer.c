@@ -44,13 +44,14 @@ static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_err
 {
     const char *mac = json_string_value(json_object_get(body, "mac"));
     const char *host = json_string_value(json_object_get(body, "host"));
-    if (!mac || !host) {
-        fm_error_set(err, FM_E_PROTOCOL, "FABRIC without mac or host");
+    const char *network = json_string_value(json_object_get(body, "network"));
+    if (!mac || !host || !network) {
+        fm_error_set(err, FM_E_PROTOCOL, "FABRIC without network, mac or host");
         return NULL;
     }
     if (fm_streq(host, p->advertise))
         return json_object();
-    return done(p->network.ops->set_remote(p->network.ctx, mac, host, err));
+    return done(p->network.ops->set_remote(p->network.ctx, network, mac, host, err));
 }
 
 static json_t *verify(struct fm_incoming *in, struct fm_error *err)

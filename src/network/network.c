@@ -76,15 +76,16 @@ static int check_container_address(const struct fm_fabric *fabric, const char *n
     return 0;
 }
 
-static int op_endpoint(void *ctx, const char *name, const char *ip, const char *mac,
-                       struct fm_endpoint *ep, struct fm_error *err)
+static int op_endpoint(void *ctx, const struct fm_endpoint_request *request, struct fm_endpoint *ep,
+                       struct fm_error *err)
 {
     struct fm_fabric *fabric = ctx;
+    const char *name = request->name;
     *ep = (struct fm_endpoint){0};
     struct fm_ip address;
     int rc = fm_check_name("container", name, err);
     if (rc == 0)
-        rc = fm_ip_parse("address", ip, &address, err);
+        rc = fm_ip_parse("address", request->ip, &address, err);
     if (rc == 0)
         rc = check_container_address(fabric, name, &address, err);
     if (rc < 0)
@@ -94,9 +95,10 @@ static int op_endpoint(void *ctx, const char *name, const char *ip, const char *
 
     uint8_t bytes[6];
     fm_mac_from_ip(&address, bytes);
-    if (mac && (rc = fm_mac_parse(mac, bytes, err)) < 0)
+    if (request->mac && (rc = fm_mac_parse(request->mac, bytes, err)) < 0)
         return rc;
     snprintf(ep->name, sizeof(ep->name), "%s", name);
+    snprintf(ep->network, sizeof(ep->network), "%s", FM_NETWORK_DEFAULT);
     fm_ip_format_prefix(&address, ep->ip);
     fm_mac_format(bytes, ep->mac);
     if (fabric->has_gateway)
@@ -209,8 +211,10 @@ static int forget_remote(struct fm_fabric *fabric, const uint8_t mac[6], struct 
     return fm_nl_run(&fabric->fast, &batch, err);
 }
 
-static int op_set_remote(void *ctx, const char *mac, const char *host, struct fm_error *err)
+static int op_set_remote(void *ctx, const char *network, const char *mac, const char *host,
+                         struct fm_error *err)
 {
+    (void)network;
     struct fm_fabric *fabric = ctx;
     uint8_t bytes[6];
     int rc = fm_mac_parse(mac, bytes, err);

@@ -10,15 +10,48 @@
 
 #include "base/error.h"
 
+#define FM_NETWORK_DEFAULT "default" /* the one of the configuration */
+
+/* How the containers of a network reach each other. */
+enum fm_network_mode {
+    FM_NETWORK_OVERLAY, /* a bridge on each host, joined by a VXLAN device of ours */
+    FM_NETWORK_BRIDGE,  /* a bridge of the user's, on the user's own layer 2 */
+    FM_NETWORK_MACVLAN, /* on an interface of the user's */
+};
+
+/* A named network, the same on every host. Strings are never NULL. */
+struct fm_network_spec {
+    char name[32];
+    enum fm_network_mode mode;
+    char subnet[64];   /* "10.89.0.0/24", or an IPv6 one */
+    char gateway[64];  /* "10.89.0.1"; "": none */
+    char subnet6[64];  /* beside an IPv4 subnet; "": none */
+    char gateway6[64]; /* "": none */
+    uint32_t vni;      /* overlay only */
+    int mtu;           /* 0: the underlay's, minus the header of VXLAN */
+    char parent[16];   /* bridge, macvlan: the user's interface on this host */
+};
+
+struct fm_endpoint_request {
+    const char *network; /* NULL: the default one */
+    const char *name;    /* of the container */
+    const char *ip;      /* without prefix it gets the subnet's */
+    const char *ip6;     /* NULL: none beside `ip` */
+    const char *mac;     /* NULL: derived from `ip` */
+};
+
 /* One container's interface, the same on every host it visits. */
 struct fm_endpoint {
-    char name[64];    /* of the container */
-    char ip[64];      /* "10.88.0.5/24" (IPv4 or IPv6) */
-    char mac[18];     /* "02:…" */
-    char gateway[64]; /* "" : none */
-    char ifname[16];  /* inside, "eth0" */
-    char netns[256];  /* bind mount of the namespace on this host */
-    char host_if[16]; /* veth end on the bridge, fm + 8 hex digits of the name's hash */
+    char name[64];     /* of the container */
+    char network[32];  /* that it is in */
+    char ip[64];       /* "10.88.0.5/24" (IPv4 or IPv6) */
+    char ip6[64];      /* the second one of a network with both families; "": none */
+    char mac[18];      /* "02:…" */
+    char gateway[64];  /* "" : none */
+    char gateway6[64]; /* "" : none */
+    char ifname[16];   /* inside, "eth0" */
+    char netns[256];   /* bind mount of the namespace on this host */
+    char host_if[16];  /* veth end on the bridge, fm + 8 hex digits of the name's hash */
 };
 
 struct fm_hold_limits {
@@ -33,12 +66,40 @@ struct fm_hold_counters {
     uint64_t dropped;          /* over the limits, or at the end without a receiver */
 };
 
+/* A port of every host that leads to a container, wherever that is. */
+struct fm_publication {
+    char container[64];
+    char network[32];
+    char protocol[4];   /* "tcp", "udp" */
+    uint16_t host_port; /* on every address of every host */
+    uint16_t port;      /* of the container */
+    char ip[64];        /* of the container, without prefix */
+    char ip6[64];       /* "": none */
+};
+
 struct fm_network_ops {
-    /* Fills in an endpoint for a container name: host_if, netns path, a MAC derived from the
-     * address when `mac` is NULL, the configured gateway; checks the address against the subnet.
-     * `ip` without prefix gets the subnet's. */
-    int (*endpoint)(void *ctx, const char *name, const char *ip, const char *mac,
-                    struct fm_endpoint *ep, struct fm_error *err);
+    /* Makes a network's devices on this host, or takes over what is there and is ours.
+     * FM_E_EXISTS: another network has its name with other settings, its VNI or a part of its
+     * subnet. */
+    int (*define)(void *ctx, const struct fm_network_spec *spec, struct fm_error *err);
+    /* Removes them; FM_E_REFUSED while a container is attached, missing is fine. */
+    int (*undefine)(void *ctx, const char *network, struct fm_error *err);
+    /* This host's own address in a network, which forwarded requests of published ports come from:
+     * "10.89.255.1" or "" of each family. */
+    int (*host_address)(void *ctx, const char *network, const char *ip, const char *ip6,
+                        struct fm_error *err);
+    /* Makes exactly these the published ports of this host, in one transaction. */
+    int (*publish)(void *ctx, const struct fm_publication *list, size_t count,
+                   struct fm_error *err);
+    /* What the kernel has of all this, {"networks":[{"name","devices":[…],"remotes":[{"mac",
+     * "host"}],"ports":[{"container","ip","mac","open"}],"host_address"}],"publications":[…]}; new
+     * reference. */
+    json_t *(*describe)(void *ctx, struct fm_error *err);
+
+    /* Fills in an endpoint for a container name: host_if, netns path, MAC, the network's gateways;
+     * checks the addresses against the subnets. FM_E_NOT_FOUND: no such network here. */
+    int (*endpoint)(void *ctx, const struct fm_endpoint_request *request, struct fm_endpoint *ep,
+                    struct fm_error *err);
     /* Makes namespace, veth and addresses; the bridge port stays disabled unless `active`. Takes
      * over what is there and is ours; FM_E_EXISTS when the name or the address belongs to somebody
      * else on this host. */
@@ -52,7 +113,8 @@ struct fm_network_ops {
     int (*deactivate)(void *ctx, const struct fm_endpoint *ep, struct fm_error *err);
     /* Another host (underlay address) has it: bridge FDB → VXLAN port, VXLAN FDB → host. NULL host
      * forgets it. */
-    int (*set_remote)(void *ctx, const char *mac, const char *host, struct fm_error *err);
+    int (*set_remote)(void *ctx, const char *network, const char *mac, const char *host,
+                      struct fm_error *err);
 
     /* The hold of a container that is about to freeze. prepare makes the TAP (slow, before the
      * freeze), engage diverts (fast), then exactly one of release_local (rollback) or forward
@@ -80,8 +142,8 @@ struct fm_network_ops {
      * when it has only loopback (or shares the host's: *host true). */
     int (*inspect)(void *ctx, pid_t pid, struct fm_endpoint *ep, bool *found, bool *host,
                    struct fm_error *err);
-    /* Another fabric member (underlay address): head-end replication entry; present false removes
-     * it. */
+    /* Another fabric member (underlay address): head-end replication entry in every overlay;
+     * present false removes it. */
     int (*peer)(void *ctx, const char *host, bool present, struct fm_error *err);
 };
 

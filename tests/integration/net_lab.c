@@ -137,7 +137,8 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
     if (!ops)
         return fm_error_set(err, FM_E_FAILED, "no fabric is open");
     if (q->op != LAB_CLOSE && q->op != LAB_PEER && q->name[0]) {
-        int rc = ops->endpoint(ctx, q->name, q->ip, NULL, &r->ep, err);
+        int rc = ops->endpoint(ctx, &(struct fm_endpoint_request){.name = q->name, .ip = q->ip},
+                               &r->ep, err);
         if (rc < 0)
             return rc;
     }
@@ -160,7 +161,7 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
         rc = ops->deactivate(ctx, &r->ep, err);
         break;
     case LAB_SET_REMOTE:
-        rc = ops->set_remote(ctx, r->ep.mac, host, err);
+        rc = ops->set_remote(ctx, r->ep.network, r->ep.mac, host, err);
         break;
     case LAB_PEER:
         rc = ops->peer(ctx, q->host, q->flag, err);

@@ -12,17 +12,18 @@ struct hold {
     bool engaged, ended;
 };
 
-static int network_endpoint(void *ctx, const char *name, const char *ip, const char *mac,
+static int network_endpoint(void *ctx, const struct fm_endpoint_request *request,
                             struct fm_endpoint *ep, struct fm_error *err)
 {
+    const char *mac = request->mac;
     struct passage p;
 
     (void)ctx;
     if (!world_enter(&p, "network.endpoint"))
         return world_fail(&p, err);
-    *ep = (struct fm_endpoint){.ifname = "eth0"};
-    snprintf(ep->name, sizeof(ep->name), "%s", name);
-    snprintf(ep->ip, sizeof(ep->ip), "%s%s", ip, strchr(ip, '/') ? "" : "/16");
+    *ep = (struct fm_endpoint){.ifname = "eth0", .network = FM_NETWORK_DEFAULT};
+    snprintf(ep->name, sizeof(ep->name), "%s", request->name);
+    snprintf(ep->ip, sizeof(ep->ip), "%s%s", request->ip, strchr(request->ip, '/') ? "" : "/16");
     snprintf(ep->mac, sizeof(ep->mac), "%s", mac ? mac : "02:00:0a:58:00:00");
     return world_leave(&p, 0, err);
 }
@@ -76,8 +77,10 @@ static int network_deactivate(void *ctx, const struct fm_endpoint *ep, struct fm
     return world_leave(&p, 0, err);
 }
 
-static int network_set_remote(void *ctx, const char *mac, const char *host, struct fm_error *err)
+static int network_set_remote(void *ctx, const char *network, const char *mac, const char *host,
+                              struct fm_error *err)
 {
+    (void)network;
     struct host *h = ctx;
     struct port *port = &h->ports[strtoul(mac + strlen(mac) - 2, NULL, 16) % WORLD_COPIES];
     struct passage p;
