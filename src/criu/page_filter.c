@@ -8,11 +8,12 @@
  *
  * - <pid>.hide, pairs of little-endian u64 [start, end), sorted, in bytes: left out of what
  *   PAGEMAP_SCAN, or on older kernels a read of the pagemap, reports;
- * - <pid>.smaps, a copy of /proc/PID/smaps, served in its place: the kernel walks every page for
- * it.
+ * - <pid>.unguarded, the same of where no guard regions are (CRIU makes mappings of them): left
+ *   out of what is scanned for those;
+ * - <pid>.smaps, a copy of /proc/PID/smaps, served in its place.
  *
- * A process without these files is dumped as ever. Scans for guard regions see everything: CRIU
- * makes mappings of them.
+ * For scans and smaps the kernel walks every page, also of what is to stay hidden. A process
+ * without these files is dumped as ever.
  *
  * Formats: Documentation/admin-guide/mm/pagemap.rst. */
 #undef _FILE_OFFSET_BITS /* which would make one of each open and open64 */
@@ -41,12 +42,16 @@ struct range {
     uint64_t start, end;
 };
 
-/* What is hidden of the process that was asked for last: CRIU dumps one after the other. */
-static struct {
+/* What one of these files says of the process that was asked for last: CRIU dumps one after the
+ * other. */
+struct view {
+    const char *kind;
     long pid;
     struct range *items;
     size_t count;
-} hidden = {.pid = -1};
+};
+static struct view pages = {.kind = "hide", .pid = -1};
+static struct view guards = {.kind = "unguarded", .pid = -1};
 
 int ioctl(int fd, unsigned long request, ...);
 ssize_t pread(int fd, void *buf, size_t len, off_t at);
@@ -97,67 +102,67 @@ _Noreturn static void give_up(const char *path)
     _exit(1);
 }
 
-static void read_ranges(int fd, const char *path)
+static void read_ranges(struct view *v, int fd, const char *path)
 {
     struct stat st;
     if (fstat(fd, &st) < 0 || st.st_size % (off_t)sizeof(struct range) != 0)
         give_up(path);
     size_t size = (size_t)st.st_size, done = 0;
-    hidden.items = malloc(size + 1);
-    hidden.count = size / sizeof(struct range);
-    while (hidden.items && done < size) {
-        ssize_t n = read(fd, (char *)hidden.items + done, size - done);
+    v->items = malloc(size + 1);
+    v->count = size / sizeof(struct range);
+    while (v->items && done < size) {
+        ssize_t n = read(fd, (char *)v->items + done, size - done);
         if (n <= 0)
             give_up(path);
         done += (size_t)n;
     }
-    if (!hidden.items)
+    if (!v->items)
         give_up(path);
-    for (size_t i = 0; i < hidden.count; i++) {
-        hidden.items[i].start = le64toh(hidden.items[i].start);
-        hidden.items[i].end = le64toh(hidden.items[i].end);
+    for (size_t i = 0; i < v->count; i++) {
+        v->items[i].start = le64toh(v->items[i].start);
+        v->items[i].end = le64toh(v->items[i].end);
     }
 }
 
-/* Makes `hidden` that of a process. */
-static void look_up(long pid)
+/* Makes the view that of a process; true when something is left out of it. */
+static bool look_up(struct view *v, long pid)
 {
     char path[PATH_MAX];
-    if (hidden.pid == pid)
-        return;
-    free(hidden.items);
-    hidden.pid = pid;
-    hidden.items = NULL;
-    hidden.count = 0;
-    if (!filter_path(path, sizeof(path), pid, "hide"))
-        return;
+    if (v->pid == pid)
+        return v->count > 0;
+    free(v->items);
+    *v = (struct view){.kind = v->kind, .pid = pid};
+    if (!filter_path(path, sizeof(path), pid, v->kind))
+        return false;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno != ENOENT)
         give_up(path);
     if (fd < 0)
-        return;
-    read_ranges(fd, path);
+        return false;
+    read_ranges(v, fd, path);
     close(fd);
+    return v->count > 0;
 }
 
-/* The first stretch of [from, end) that is not hidden; empty (start == end) when there is none. */
-static struct range visible(uint64_t from, uint64_t end)
+/* The first stretch of [from, end) that is not left out; empty (start == end) when there is none.
+ */
+static struct range visible(const struct view *v, uint64_t from, uint64_t end)
 {
     struct range r = {.start = from, .end = end};
-    size_t low = 0, high = hidden.count;
+    size_t low = 0, high = v->count;
     while (low < high) { /* the first one that ends behind `from` */
         size_t middle = low + (high - low) / 2;
-        if (hidden.items[middle].end <= from)
+        if (v->items[middle].end <= from)
             low = middle + 1;
         else
             high = middle;
     }
-    while (low < hidden.count && hidden.items[low].start <= r.start && r.start < end)
-        r.start = hidden.items[low++].end;
+    while (low < v->count && v->items[low].start <= r.start && r.start < end)
+        r.start = v->items[low++].end;
     if (r.start > end)
         r.start = end;
-    if (low < hidden.count && hidden.items[low].start < end)
-        r.end = hidden.items[low].start;
+    if (low < v->count && v->items[low].start < end)
+        r.end = v->items[low].start;
     return r;
 }
 
@@ -174,13 +179,13 @@ static uint64_t pages_of(const struct fm_page_region *regions, size_t count)
 }
 
 /* One stretch after the other, as if the kernel had found nothing in between. */
-static int scan_visible(ioctl_fn next, int fd, struct fm_page_scan *asked)
+static int scan_visible(const struct view *v, ioctl_fn next, int fd, struct fm_page_scan *asked)
 {
     struct fm_page_region *regions = (struct fm_page_region *)(uintptr_t)asked->vec;
     uint64_t at = asked->start, pages_left = asked->max_pages;
     int found = 0;
     while (at < asked->end) {
-        struct range r = visible(at, asked->end);
+        struct range r = visible(v, at, asked->end);
         if (r.start >= r.end) {
             at = asked->end;
             break;
@@ -209,10 +214,9 @@ static int scan_visible(ioctl_fn next, int fd, struct fm_page_scan *asked)
     return found;
 }
 
-static bool is_page_scan(const struct fm_page_scan *asked)
+static bool is_guard_scan(const struct fm_page_scan *asked)
 {
-    return asked->size >= sizeof(*asked) && !(asked->category_mask & FM_PAGE_IS_GUARD) &&
-           !(asked->category_anyof_mask & FM_PAGE_IS_GUARD);
+    return (asked->category_mask | asked->category_anyof_mask) & FM_PAGE_IS_GUARD;
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -222,12 +226,12 @@ int ioctl(int fd, unsigned long request, ...)
     va_start(args, request);
     void *arg = va_arg(args, void *);
     va_end(args);
-    if (request != FM_PAGE_SCAN || !arg || !is_page_scan(arg))
+    struct fm_page_scan *asked = arg;
+    if (request != FM_PAGE_SCAN || !asked || asked->size < sizeof(*asked))
         return next(fd, request, arg);
     long pid = pid_of_descriptor(fd, "/pagemap");
-    if (pid > 0)
-        look_up(pid);
-    return pid > 0 && hidden.count > 0 ? scan_visible(next, fd, arg) : next(fd, request, arg);
+    struct view *v = is_guard_scan(asked) ? &guards : &pages;
+    return pid > 0 && look_up(v, pid) ? scan_visible(v, next, fd, asked) : next(fd, request, arg);
 }
 
 /* ---- The pagemap itself, where the kernel has no PAGEMAP_SCAN ---- */
@@ -241,7 +245,7 @@ static ssize_t read_visible(pread_fn next, int fd, void *buf, size_t len, off64_
     uint64_t from = (uint64_t)at / PAGEMAP_ENTRY * page, end = from + len / PAGEMAP_ENTRY * page;
     memset(buf, 0, len);
     while (from < end) {
-        struct range r = visible(from, end);
+        struct range r = visible(&pages, from, end);
         size_t skip = (size_t)(r.start / page * PAGEMAP_ENTRY) - (size_t)at;
         size_t size = (size_t)((r.end - r.start) / page * PAGEMAP_ENTRY);
         if (size == 0)
@@ -260,10 +264,8 @@ ssize_t pread64(int fd, void *buf, size_t len, off64_t at)
     pread_fn next = (pread_fn)dlsym(RTLD_NEXT, "pread64");
     bool entries = len > 0 && len % PAGEMAP_ENTRY == 0 && at % PAGEMAP_ENTRY == 0;
     long pid = entries ? pid_of_descriptor(fd, "/pagemap") : -1;
-    if (pid > 0)
-        look_up(pid);
-    return pid > 0 && hidden.count > 0 ? read_visible(next, fd, buf, len, at)
-                                       : next(fd, buf, len, at);
+    return pid > 0 && look_up(&pages, pid) ? read_visible(next, fd, buf, len, at)
+                                           : next(fd, buf, len, at);
 }
 
 /* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */

@@ -195,8 +195,8 @@ static int pin_original(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
-/* While the destination restores, the original is pinned, and what CRIU was shown is compared with
- * what there is. */
+/* While the destination restores, the original is pinned. Since the dump, what CRIU was shown is
+ * compared with what there is. */
 static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *err)
 {
     const struct fm_memory_ops *memory = m->parts->memory.ops;
@@ -208,8 +208,6 @@ static int restore_there(struct fm_migration *m, json_t *body, struct fm_error *
         rc = pin_original(m, err);
     if (rc < 0)
         return rc;
-    if (m->memory)
-        memory->verify_begin(m->memory);
     json_auto_t *ready =
         m->parts->links.ops->answer(m->link, FM_FRAME_FROZEN, m->options.execution_timeout_ms, err);
     rc = ready ? 0 : fm_error_result(err);
@@ -275,6 +273,8 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
         rc = p->state.ops->dump_go(p->state.ctx, m->dump, &request, err);
     m->stats.dump_ms = ms_since(m->frozen_us);
     fm_timeline_mark(&m->freeze, "dumped");
+    if (rc == 0 && m->memory)
+        p->memory.ops->verify_begin(m->memory);
     if (rc == 0)
         rc = send_state(m, err);
     return rc;

@@ -65,8 +65,8 @@ struct fm_memory_ops {
      * needs. */
     int (*finish)(struct fm_memory_source *s, uint64_t timeout_ms, const char **index,
                   struct fm_error *err);
-    /* Nothing was dumped from what had been read beforehand and was out of date: begun beside the
-     * restore, and ended before the decision. */
+    /* Nothing was dumped from what had been read beforehand and was out of date: begun after the
+     * dump, and ended before the decision. */
     void (*verify_begin)(struct fm_memory_source *s);
     int (*verify_end)(struct fm_memory_source *s, struct fm_error *err);
     /* Sends what was left, what is waited for first. Returns at once. */

@@ -17,6 +17,9 @@
 #define THROTTLE_FIRST 20u
 #define THROTTLE_STEP 10u
 #define THROTTLE_MAX 90u
+/* Just before the freeze. */
+#define SHORT_ROUNDS 4u
+#define SHORT_ENOUGH (1u << 20)
 
 static const struct fm_memory_ops *ops_of(const struct fm_migration *m)
 {
@@ -256,17 +259,31 @@ int fm_precopy_rounds(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
+/* What was written while runtime and CRIU got ready, then what was written while that travelled,
+ * as long as each is much shorter than the one before: the freeze has to move the rest. */
+static int short_rounds(struct fm_migration *m, struct fm_error *err)
+{
+    uint64_t before = UINT64_MAX;
+    for (unsigned i = 0; i < SHORT_ROUNDS; i++) {
+        struct fm_memory_round round = {0};
+        int rc = one_round(m, &round, err);
+        if (rc < 0 || round.dirty_bytes < SHORT_ENOUGH || round.dirty_bytes > before / 2)
+            return rc;
+        before = round.dirty_bytes;
+    }
+    return 0;
+}
+
 int fm_precopy_last_round(struct fm_migration *m, struct fm_error *err)
 {
-    struct fm_memory_round round = {0};
     fm_autofree pid_t *pids = NULL;
     size_t count = 0;
     if (!m->memory)
         return 0;
-    int rc = m->strategy == FM_STRATEGY_POST_COPY ? 0 : one_round(m, &round, err);
-    if (rc == 0)
-        rc = processes(m, &pids, &count, err);
-    return rc < 0 ? rc : ops_of(m)->prepare_freeze(m->memory, pids, count, err);
+    int rc = processes(m, &pids, &count, err);
+    if (rc == 0) /* first: it walks all pages, and meanwhile some are written */
+        rc = ops_of(m)->prepare_freeze(m->memory, pids, count, err);
+    return rc < 0 || m->strategy == FM_STRATEGY_POST_COPY ? rc : short_rounds(m, err);
 }
 
 int fm_precopy_freeze(struct fm_migration *m, struct fm_error *err)

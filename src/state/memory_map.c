@@ -191,8 +191,8 @@ bool fm_mapping_same_line(const struct fm_mapping *a, const struct fm_mapping *b
     return a->line_len == b->line_len && memcmp(a->line, b->line, a->line_len) == 0;
 }
 
-/* "uw" comes and goes with our own registration, "sd" with soft-dirty tracking, and "gu" says only
- * that there may be guard regions: CRIU looks for those page by page. */
+/* "uw" comes and goes with our own registration, "sd" with soft-dirty tracking, and with "gu" there
+ * may be guard regions, or not. */
 static struct token next_flag(const char **at, const char *end)
 {
     struct token token;

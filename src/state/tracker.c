@@ -61,6 +61,7 @@ struct fm_tracker *fm_tracker_open(enum fm_tracker_kind kind, struct fm_error *e
     t->kind = kind;
     t->small_bytes = FM_TRACKER_SMALL_BYTES;
     t->backend = backends[kind];
+    t->tells_guards = fm_tracker_kernel_tells_guards();
     fm_pagemap_reader_open(&t->reader);
     if (kind == FM_TRACKER_PAGEMAP_SCAN && !t->reader.scans) {
         fm_tracker_close(t);

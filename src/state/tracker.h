@@ -60,8 +60,9 @@ int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err);
 /* ...and writes for each process of a final scan <dir>/<host pid>.smaps (the lines of maps with
  * VmFlags only; from the copy, when the locked amount has not changed and every line is the same or
- * of anonymous memory that grew, else from a fresh one, which the final scan took) and
- * <dir>/<host pid>.hide (binary: the ranges of `mapped`, as pairs of little-endian u64), which the
+ * of anonymous memory that grew, else from a fresh one, which the final scan took),
+ * <dir>/<host pid>.hide (binary: the ranges of `mapped`, as pairs of little-endian u64) and, when
+ * the kernel tells, <dir>/<host pid>.unguarded (the same of where no guard regions are), which the
  * page filter serves to CRIU. `mapped` of the scan must be the one that was hidden. */
 int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
                             const char *dir, struct fm_error *err);

@@ -56,6 +56,7 @@ struct fm_tracker {
     size_t count;
     unsigned round;
     uint64_t small_bytes;    /* processes up to here are read in the freeze itself */
+    bool tells_guards;       /* the kernel flags mappings that may have guard regions */
     struct fm_error refusal; /* why the last process that is not tracked is not */
 };
 /* Knows it from here on, or again; *found is NULL when it has ended or is a thread. */
@@ -71,6 +72,10 @@ int fm_tracker_read_map(pid_t pid, const struct fm_process_status *status,
                         struct fm_memory_map *map, struct fm_error *err);
 /* Fills present and dirty by one walk over `mapped`. 0 or a negative errno. */
 int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode);
+/* Whether VmFlags say "gu" of a mapping with guard regions (Linux 6.18), tried on a page of our
+ * own.
+ */
+bool fm_tracker_kernel_tells_guards(void);
 /* Fills p->shown for a process that stands still. */
 int fm_tracked_show_maps(struct fm_tracked *p, const struct fm_process_status *status,
                          struct fm_error *err);

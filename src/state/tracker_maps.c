@@ -8,15 +8,36 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/text.h"
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102 /* Linux 6.13 */
+#endif
+
 void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes)
 {
     t->small_bytes = bytes;
+}
+
+bool fm_tracker_kernel_tells_guards(void)
+{
+    size_t size = fm_page_size();
+    fm_cleanup(fm_memory_map_clear) struct fm_memory_map map = {0};
+    const struct fm_mapping *m = NULL;
+    void *page = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (page == MAP_FAILED)
+        return false;
+    if (madvise(page, size, MADV_GUARD_INSTALL) == 0 &&
+        fm_memory_map_read_flags(getpid(), &map, NULL) == 0)
+        m = fm_memory_map_find(&map, (uintptr_t)page);
+    munmap(page, size);
+    return m && m->flags && fm_mapping_has_flag(m, "gu");
 }
 
 static bool is_small(const struct fm_tracker *t, pid_t pid)
@@ -81,6 +102,8 @@ static const struct fm_mapping *find_origin(const struct fm_memory_map *noted,
         if (!o->anonymous || !o->flags || o->start < m->start || o->end > m->end ||
             !same_traits(o, m) || !fm_mapping_same_flags(o, origin))
             return NULL;
+        if (fm_mapping_has_flag(o, "gu"))
+            origin = o;
     }
     return origin;
 }
@@ -143,6 +166,27 @@ static int write_maps(const struct fm_tracked *p, const char *dir, struct fm_err
     return write_file(dir, p->pid, "smaps", text, len, err);
 }
 
+/* All that lies between mappings with guard regions. */
+static int write_unguarded(const struct fm_tracked *p, const char *dir, struct fm_error *err)
+{
+    fm_autofree uint64_t *pairs = fm_xcalloc(p->shown.count + 1, 2 * sizeof(*pairs));
+    uint64_t at = 0;
+    size_t n = 0;
+
+    for (size_t i = 0; i < p->shown.count; i++) {
+        const struct fm_mapping *m = &p->shown.items[i];
+
+        if (!fm_mapping_has_flag(m, "gu"))
+            continue;
+        pairs[n++] = htole64(at);
+        pairs[n++] = htole64(m->start);
+        at = m->end;
+    }
+    pairs[n++] = htole64(at);
+    pairs[n++] = UINT64_MAX;
+    return write_file(dir, p->pid, "unguarded", pairs, n * sizeof(*pairs), err);
+}
+
 static int write_hidden(const struct fm_process_memory *m, const char *dir, struct fm_error *err)
 {
     fm_autofree uint64_t *pairs = fm_xcalloc(m->mapped.count + 1, 2 * sizeof(*pairs));
@@ -178,6 +222,8 @@ int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *s
 
         if (rc == 0)
             rc = write_maps(p, dir, err);
+        if (rc == 0 && t->tells_guards)
+            rc = write_unguarded(p, dir, err);
         if (rc == 0)
             rc = write_hidden(&scan->items[i], dir, err);
         if (rc < 0)
@@ -214,7 +260,8 @@ static int verify_one(const struct fm_tracked *p, struct fm_error *err)
             next++;
         if (next == now.count || !fm_mapping_same_line(&now.items[next], shown))
             return differs(p, shown, "changed", err);
-        if (!fm_mapping_same_flags(&now.items[next], shown)) {
+        if (!fm_mapping_same_flags(&now.items[next], shown) ||
+            (fm_mapping_has_flag(&now.items[next], "gu") && !fm_mapping_has_flag(shown, "gu"))) {
             fm_autofree char *how = fm_strf("changed its flags (madvise, mlock) from %.*s to %.*s",
                                             (int)shown->flags_len, shown->flags,
                                             (int)now.items[next].flags_len, now.items[next].flags);

@@ -137,12 +137,51 @@ static void all_hidden(unsigned seed)
     struct fm_page_scan arg = ask(3, PAGES, r, 4);
     assert_int_equal(ioctl(pagemap, FM_PAGE_SCAN, &arg), 0);
     assert_int_equal(arg.walk_end, arg.end);
-    /* Guard regions are CRIU's business, wherever they lie: the kernel is asked. */
-    arg = ask(3, PAGES, (struct fm_page_region *)1, 4);
-    arg.category_mask = UINT64_C(1) << 8;
-    arg.vec_len = 0;
-    arg.size = 1;
-    assert_int_equal(ioctl(pagemap, FM_PAGE_SCAN, &arg), -1);
+}
+
+/* Of three guarded pages, which does a scan for guard regions see? */
+static unsigned guards_seen(void)
+{
+    struct fm_page_region r[8];
+    unsigned seen = 0;
+    struct fm_page_scan arg = ask(0, PAGES, r, 8);
+    arg.category_inverted = arg.category_anyof_mask = 0;
+    arg.category_mask = arg.return_mask = FM_PAGE_IS_GUARD;
+    int n = ioctl(pagemap, FM_PAGE_SCAN, &arg);
+    assert_in_range(n, 0, 8);
+    assert_int_equal(arg.walk_end, arg.end);
+    for (int i = 0; i < n; i++)
+        for (uint64_t at = r[i].start; at < r[i].end; at += page)
+            seen |= 1u << ((at - base) / page / 100);
+    return seen;
+}
+
+static void scan_guards(unsigned unguarded)
+{
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    memset(hidden, true, sizeof(hidden)); /* of pages, which has nothing to do with guards */
+    write_hidden();
+    for (size_t i = 1; i <= 3; i++)
+        if (madvise((void *)(base + i * 100 * page), page, 102) < 0) /* MADV_GUARD_INSTALL */
+            _exit(0);
+    if (unguarded) {
+        char path[300];
+        uint64_t ranges[] = {0, base + 150 * page, base + 250 * page, UINT64_MAX};
+        for (size_t i = 0; i < 4; i++)
+            ranges[i] = htole64(ranges[i]);
+        snprintf(path, sizeof(path), "%s/%d.unguarded", scratch, (int)getpid());
+        FILE *f = fopen(path, "we");
+        assert_int_equal(fwrite(ranges, sizeof(ranges), 1, f), 1);
+        fclose(f);
+    }
+    assert_int_equal(guards_seen(), unguarded ? 1u << 2 : 1u << 1 | 1u << 2 | 1u << 3);
+}
+
+static void guards_are_scanned_for_where_there_may_be_some(void **state)
+{
+    (void)state;
+    in_child(scan_guards, false);
+    in_child(scan_guards, true);
 }
 
 static void what_is_all_hidden_is_not_asked_for(void **state)
@@ -225,6 +264,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scans_are_what_the_kernel_says_without_the_hidden_pages),
         cmocka_unit_test(what_is_all_hidden_is_not_asked_for),
+        cmocka_unit_test(guards_are_scanned_for_where_there_may_be_some),
         cmocka_unit_test(entries_of_hidden_pages_are_empty),
         cmocka_unit_test(smaps_come_from_the_copy),
     };

@@ -3,6 +3,7 @@
 
 #include "scratch.h"
 #include "state/memory_map.h"
+#include "state/tracker_backend.h"
 
 /* Steps through changes; value[0] is a mapping of 16 pages. */
 static void change(struct board *b)
@@ -36,6 +37,9 @@ static void change(struct board *b)
     case 'n': /* a new one */
         p = mmap(NULL, len, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         madvise(p, len, MADV_DONTFORK);
+        break;
+    case 'G': /* guard regions */
+        madvise(p + 4 * PAGE, PAGE, 102);
         break;
     case 'u':
         munmap(p, len / 2);
@@ -183,6 +187,35 @@ static void flags_that_changed_unseen_are_found(void **state)
     child_end(&c);
 }
 
+/* Seen in the freeze, they are scanned for; made after the copy, they are found. */
+static void guard_regions_are_scanned_for(void **state)
+{
+    struct shown s;
+
+    (void)state;
+    if (!fm_tracker_kernel_tells_guards()) {
+        print_message("the flag of guard regions needs Linux 6.18\n");
+        skip();
+    }
+    show(FM_TRACKER_PAGEMAP_SCAN, 'G', false, &s);
+    fm_autofree char *path = fm_strf("%s/%d.unguarded", scratch, (int)c.pid);
+    char *data;
+    size_t len;
+    assert_int_equal(s.verified, 0);
+    assert_int_equal(fm_file_read(path, 1 << 20, &data, &len, NULL), 0);
+    fm_autofree uint64_t *pairs = (uint64_t *)(void *)data;
+    uint64_t guard = c.board->value[0] + 4 * PAGE;
+    assert_true(len >= 32 && le64toh(pairs[len / 8 - 1]) == UINT64_MAX);
+    for (size_t i = 0; i < len / 16; i++)
+        assert_false(le64toh(pairs[2 * i]) <= guard && guard < le64toh(pairs[2 * i + 1]));
+    shown_clear(&s);
+    child_end(&c);
+    show(FM_TRACKER_PAGEMAP_SCAN, 'G', true, &s);
+    assert_int_equal(s.verified, -FM_E_FAILED);
+    shown_clear(&s);
+    child_end(&c);
+}
+
 static void an_unknown_process_cannot_be_shown(void **state)
 {
     struct fm_tracker *t = open_tracker(FM_TRACKER_NONE);
@@ -202,6 +235,7 @@ int main(void)
         cmocka_unit_test(what_is_shown_is_true),
         cmocka_unit_test(locked_memory_is_not_hidden),
         cmocka_unit_test(flags_that_changed_unseen_are_found),
+        cmocka_unit_test(guard_regions_are_scanned_for),
         cmocka_unit_test(an_unknown_process_cannot_be_shown),
     };
 
