@@ -16,6 +16,7 @@
 #include "migration/link.h"
 #include "migration/memory_interface.h"
 #include "migration/state_interface.h"
+#include "network/follower.h"
 #include "network/network.h"
 
 struct fm_incoming_table;
@@ -28,6 +29,8 @@ struct fm_components {
     struct fm_store store;
     struct fm_runtime runtime;
     struct fm_network network;
+    const struct fm_follower *followers; /* told in this order, and undone in reverse */
+    size_t follower_count;
     struct fm_state_interface state;
     struct fm_memory memory;        /* without operations: strategy cold only */
     _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not

@@ -11,6 +11,7 @@
 #include "migration/handover_files.h"
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
+#include "migration/network_orchestrator.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "migration/policy.h"
@@ -258,7 +259,9 @@ static int verify(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error later = {0}; /* filling tries that again */
     fm_postcopy_serve(m, &later);
-    int rc = fm_handover_verify(m, err);
+    int rc = fm_orchestrator_follow(m, err);
+    if (rc == 0)
+        rc = fm_handover_verify(m, err);
     if (rc == 0)
         rc = fill(m, err);
     if (rc == 0 || !*m->return_of || atomic_load(&m->stopping))
@@ -453,8 +456,9 @@ static int recover_committed(struct fm_migration *m, struct fm_error *err)
     int rc = 0;
     if (m->fsm.state == FM_STATE_FAILED || m->fsm.state == FM_STATE_ROLLBACK)
         return fm_error_set(err, FM_E_FAILED, "the daemon was restarted during the rollback");
-    if (!m->container)
-        return 0; /* the registry's entry is the last thing that goes */
+    /* It was verified; the registry's entry is the last thing that goes. */
+    if (!m->container || fm_journal_has(m->parts->journal, m->id, FM_STEP_CLEAN_UP, NULL))
+        return 0;
     if (m->fsm.state == FM_STATE_EXECUTION)
         rc = fm_handover_commit(m, err);
     if (rc == 0 && m->fsm.state == FM_STATE_EXECUTION)

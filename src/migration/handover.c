@@ -16,6 +16,7 @@
 #include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
 #include "migration/log_pipe.h"
+#include "migration/network_orchestrator.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "wire/frame.h"
@@ -109,10 +110,8 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     if (!json_is_true(json_object_get(prepared, "patches")))
         fm_tree_blocks_free(FM_MOVE(m->blocks));
     rc = fm_handover_send_layers(m, json_object_get(prepared, "missing_layers"), err);
-    if (rc == 0 && m->has_endpoint)
-        rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);
-    if (rc == 0 && m->has_endpoint)
-        rc = p->network.ops->hold_prepare(p->network.ctx, &m->endpoint, NULL, &m->hold, err);
+    if (rc == 0)
+        rc = fm_orchestrator_prepare(m, err);
     if (rc < 0)
         return rc;
     m->upper_since_us = fm_realtime_us();
@@ -169,10 +168,11 @@ static int on_frozen(void *arg, struct fm_error *err)
     m->frozen_us = fm_now_us();
     m->frozen = true;
     fm_timeline_start(&m->freeze);
-    if (m->hold && p->network.ops->hold_engage(p->network.ctx, m->hold, err) < 0)
-        return fm_error_prefix(err, "cannot hold the container's packets");
+    int rc = fm_orchestrator_hold(m, err);
+    if (rc < 0)
+        return rc;
     fm_timeline_mark(&m->freeze, "packets held");
-    int rc = fm_precopy_freeze(m, err);
+    rc = fm_precopy_freeze(m, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot find the last pages");
     fm_timeline_mark(&m->freeze, "last pages found");
@@ -380,48 +380,6 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
     }
 }
 
-/* Tells the other hosts of the fabric where the container is now. Those that cannot be reached hear
- * the gratuitous ARP. */
-static void announce(struct fm_migration *m)
-{
-    struct fm_components *p = m->parts;
-    json_auto_t *hosts = p->store.ops->list(p->store.ctx, "host", NULL);
-    size_t i;
-    json_t *doc;
-    json_array_foreach(hosts, i, doc)
-    {
-        struct fm_host host;
-        if (fm_host_from_json(doc, &host, NULL) < 0 || fm_streq(host.name, p->host) ||
-            fm_streq(host.name, m->destination.name))
-            continue;
-        struct fm_link *link = p->links.ops->open(p->links.ctx, &host, 0, 2000, NULL);
-        if (!link)
-            continue;
-        json_auto_t *body =
-            json_pack("{s:s, s:s, s:s, s:s}", "op", "set", "network", m->endpoint.network, "mac",
-                      m->endpoint.mac, "host", m->destination.address);
-        json_decref(p->links.ops->call(link, FM_FRAME_FABRIC, body, 2000, NULL));
-        p->links.ops->close(link);
-    }
-}
-
-static void switch_network(struct fm_migration *m)
-{
-    struct fm_components *p = m->parts;
-    struct fm_error err = {0};
-    if (!m->has_endpoint)
-        return;
-    if (m->hold &&
-        p->network.ops->hold_forward(p->network.ctx, m->hold, m->destination.address, &err) < 0)
-        fm_warn(FM_NETWORK_MANAGER, "Held packets of %s are lost: %s.", m->container->name,
-                err.text);
-    if (!m->hold && p->network.ops->deactivate(p->network.ctx, &m->endpoint, &err) < 0)
-        fm_warn(FM_NETWORK_MANAGER, "Port of %s stays up: %s.", m->container->name, err.text);
-    if (p->network.ops->set_remote(p->network.ctx, m->endpoint.network, m->endpoint.mac,
-                                   m->destination.address, &err) < 0)
-        fm_warn(FM_NETWORK_MANAGER, "Cannot point to the new host: %s.", err.text);
-}
-
 void fm_handover_destroy(struct fm_migration *m)
 {
     struct fm_components *p = m->parts;
@@ -456,13 +414,9 @@ int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
         m->stats.freeze_ms = ms_since(m->frozen_us);
         learn_fixed_cost(m);
     }
-    struct fm_error step = {0};
-    fm_migration_step(m, FM_STEP_SWITCH, NULL, &step);
-    switch_network(m);
+    fm_orchestrator_switch(m);
     if (m->strategy == FM_STRATEGY_COLD)
         fm_handover_destroy(m);
-    if (m->has_endpoint)
-        announce(m);
     return 0;
 }
 
@@ -481,19 +435,6 @@ int fm_handover_verify(struct fm_migration *m, struct fm_error *err)
         if (!fm_handover_pause(m, VERIFY_PAUSE_MS))
             return rc;
     }
-}
-
-/* Ends the hold and keeps its counters. */
-static void end_hold(struct fm_migration *m)
-{
-    if (!m->hold)
-        return;
-    struct fm_hold_counters c = {0};
-    m->parts->network.ops->hold_end(m->parts->network.ctx, FM_MOVE(m->hold), &c);
-    m->stats.held_frames = c.held;
-    m->stats.released_frames = c.released;
-    m->stats.forwarded_frames = c.forwarded;
-    m->stats.dropped_frames = c.dropped;
 }
 
 /* Keeps the first error and goes on: what can be removed is removed. */
@@ -557,7 +498,7 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
         call_void(m, FM_FRAME_COMPLETE, NULL, CONNECT_TIMEOUT_MS, &e) < 0)
         fm_warn(FM_MIGRATION_MANAGER, "The destination keeps its images for now: %s.", e.text);
     fm_handover_disconnect(m);
-    end_hold(m);
+    rc = keep_first(rc, fm_orchestrator_finish(m, &e), &e, err);
     if (m->container)
         rc = keep_first(rc, forget_container(m, &e), &e, err);
     return keep_first(rc, fm_handover_remove_dir(m->dir, &e), &e, err);

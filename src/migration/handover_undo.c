@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
 #include "migration/leftover.h"
+#include "migration/network_orchestrator.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "wire/frame.h"
@@ -59,27 +60,13 @@ static void resume_original(struct fm_migration *m, struct fm_error *err)
         note(m, fm_leftover_end(m->dir, LEFTOVER_GRACE_MS, &e), &e, err);
     if (frozen)
         note(m, revive_sockets(m, &e), &e, err);
-    if (m->has_endpoint && frozen && m->hold)
-        note(m, p->network.ops->hold_release_local(p->network.ctx, m->hold, &e), &e, err);
-    else if (m->has_endpoint && frozen)
-        note(m, p->network.ops->activate(p->network.ctx, &m->endpoint, &e), &e, err);
+    if (frozen)
+        note(m, fm_orchestrator_release(m, &e), &e, err);
     if (m->frozen)
         m->stats.downtime_rollback_ms = (double)(fm_now_us() - m->frozen_us) / 1000.0;
     m->frozen = false;
     if (m->dump)
         note(m, p->state.ops->dump_end(p->state.ctx, FM_MOVE(m->dump), false, &e), &e, err);
-}
-
-static void end_hold(struct fm_migration *m)
-{
-    struct fm_hold_counters c = {0};
-    if (!m->hold)
-        return;
-    m->parts->network.ops->hold_end(m->parts->network.ctx, FM_MOVE(m->hold), &c);
-    m->stats.held_frames = c.held;
-    m->stats.released_frames = c.released;
-    m->stats.forwarded_frames = c.forwarded;
-    m->stats.dropped_frames = c.dropped;
 }
 
 /* Tells the destination to discard what it staged. A destination that cannot be told asks for the
@@ -133,7 +120,8 @@ int fm_handover_abort(struct fm_migration *m, struct fm_error *err)
     note(m, fm_precopy_unthrottle(m, &e), &e, &first);
     fm_precopy_close(m);
     abort_destination(m);
-    end_hold(m);
+    fm_orchestrator_end_hold(m);
+    note(m, fm_orchestrator_undo(m, &e), &e, &first);
     note(m, fm_handover_remove_dir(m->dir, &e), &e, &first);
     if (first.code && err)
         *err = first;
@@ -282,7 +270,7 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
 {
     *age_ms = 0;
     struct fm_error e = {0};
-    end_hold(m);
+    fm_orchestrator_end_hold(m);
     int rc = fm_migration_step(m, FM_STEP_RETURN, NULL, err);
     if (rc < 0)
         return rc;
@@ -305,6 +293,8 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
     }
     if (rc == 0)
         rc = fm_precopy_unthrottle(m, &e);
+    if (rc == 0)
+        rc = fm_orchestrator_undo(m, &e);
     if (rc == 0)
         return fm_handover_remove_dir(m->dir, err);
     if (err)

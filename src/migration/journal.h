@@ -22,6 +22,7 @@
     /* source */                                                                                   \
     X(PREPARE, "prepare")   /* the destination was asked to prepare */                             \
     X(HOLD, "hold")         /* TAP of the packet hold */                                           \
+    X(FOLLOW, "follow")     /* DNS, SDN, load balancers: what they were before */                  \
     X(ROUNDS, "rounds")     /* memory travels while the container runs */                          \
     X(THROTTLE, "throttle") /* the container's processor time is cut */                            \
     X(DUMP, "dump")         /* images directory, runtime's checkpoint process */                   \

@@ -43,6 +43,7 @@ struct fm_follower_ops {
 };
 
 struct fm_follower {
+    const char *name; /* of its own; the same after a restart */
     const struct fm_follower_ops *ops;
     void *ctx;
 };

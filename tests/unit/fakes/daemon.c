@@ -340,6 +340,8 @@ static void open_host(struct host *h, const char *name, const char *address)
         .store = {&fake_store_ops, h},
         .runtime = {&fake_runtime_ops, h},
         .network = {&fake_network_ops, h},
+        .followers = fake_followers,
+        .follower_count = WORLD_NOTICES,
         .state = {&fake_state_ops, h},
         .links = {&fake_link_ops, h},
         .bundles = {.state_dir = h->state_dir, .cgroup_parent = "/fleximigrate"},
@@ -397,6 +399,8 @@ void world_open(const char *name)
     enter_hosts(HOST_A);
     enter_hosts(HOST_B);
     world_add_container(HOST_A, name);
+    for (size_t i = 0; i < WORLD_NOTICES; i++)
+        world.notices[i] = (struct notice){.name = fake_followers[i].name, .at = "host-a"};
 }
 
 static void close_host(struct host *h)

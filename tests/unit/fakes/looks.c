@@ -98,6 +98,16 @@ static const char *host_wrong(struct host *h, const char *name, const char *id, 
     return w ? w : journal_wrong(h, id);
 }
 
+static const char *notices_wrong(const char *name, const struct host *at)
+{
+    for (int i = 0; i < WORLD_NOTICES && strcmp(name, "redis") == 0; i++) {
+        const struct notice *n = &world.notices[i];
+        if (n->prepared || strcmp(n->at, at->name) != 0)
+            return WRONG("%s says %s%s", n->name, n->at, n->prepared ? ", prepared" : "");
+    }
+    return NULL;
+}
+
 const char *world_wrong(const char *name, const char *id, const struct host *where)
 {
     struct host *at = world_where(name);
@@ -110,6 +120,8 @@ const char *world_wrong(const char *name, const char *id, const struct host *whe
         return WRONG("no copy runs");
     if (where && at != where)
         return WRONG("it runs on %s", at->name);
-    w = host_wrong(HOST_A, name, id, at == HOST_A);
-    return w ? w : host_wrong(HOST_B, name, id, at == HOST_B);
+    if (!(w = host_wrong(HOST_A, name, id, at == HOST_A)) &&
+        !(w = host_wrong(HOST_B, name, id, at == HOST_B)))
+        w = notices_wrong(name, at);
+    return w;
 }

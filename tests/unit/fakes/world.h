@@ -17,6 +17,7 @@
 #define WORLD_COPIES 4
 #define WORLD_JOBS 8
 #define WORLD_ASKERS 8
+#define WORLD_NOTICES 2
 #define WORLD_CALLS_MAX 4000
 
 enum injection {
@@ -94,8 +95,16 @@ struct host {
     bool has_layer, bundle_mounted;
 };
 
+/* What somebody outside says of where "redis" is. */
+struct notice {
+    const char *name;
+    char at[64]; /* a host's name */
+    bool prepared;
+};
+
 struct world {
     struct host hosts[2];
+    struct notice notices[WORLD_NOTICES];
     unsigned int calls, inject_at;
     const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
@@ -170,6 +179,7 @@ void world_broken(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* --- the parts --- */
 extern const struct fm_runtime_ops fake_runtime_ops;
 extern const struct fm_network_ops fake_network_ops;
+extern const struct fm_follower fake_followers[WORLD_NOTICES];
 extern const struct fm_state_ops fake_state_ops;
 extern const struct fm_memory_ops fake_memory_ops;
 extern const struct fm_store_ops fake_store_ops;

@@ -1,0 +1,33 @@
+/* Network orchestrator: the order in which a container's network goes along with it, and its way
+ * back.
+ *
+ * hold → followers prepared → (freeze) held → (commit) forwarded, hosts told → followers switched →
+ * finished. Each step is journalled before it is taken; undoing goes the other way, and any of
+ * these may be repeated after a crash. */
+#ifndef FM_MIGRATION_NETWORK_ORCHESTRATOR_H
+#define FM_MIGRATION_NETWORK_ORCHESTRATOR_H
+
+#include "migration/migration.h"
+
+/* PREPARATION: the packet hold is made, and followers do what can be done beforehand; what they
+ * found is in the journal first. */
+int fm_orchestrator_prepare(struct fm_migration *m, struct fm_error *err);
+/* The container stands still: its packets wait. In the freeze. */
+int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err);
+/* It runs on the destination: packets go there, and all hosts hear of it. What fails here is
+ * mended by the announcement of the destination, and logged. */
+void fm_orchestrator_switch(struct fm_migration *m);
+/* The same for followers. */
+int fm_orchestrator_follow(struct fm_migration *m, struct fm_error *err);
+/* COMPLETED: nothing of the transition is left, neither here nor at the followers. Tries each of
+ * them; the first error is told. */
+int fm_orchestrator_finish(struct fm_migration *m, struct fm_error *err);
+
+/* ROLLBACK: the container runs on here, and gets what was held. */
+int fm_orchestrator_release(struct fm_migration *m, struct fm_error *err);
+/* The hold is gone, its counters are kept. */
+void fm_orchestrator_end_hold(struct fm_migration *m);
+/* Followers are what they were before, last ones first. */
+int fm_orchestrator_undo(struct fm_migration *m, struct fm_error *err);
+
+#endif
