@@ -23,6 +23,9 @@ const struct cli_option cli_migrate_options[] = {
     {"parallel", 0, "N", "connections that carry pages; 2 when not given"},
     {"delta-cache", 0, "SIZE", "of pages sent before, on the source; 32MiB when not given"},
     {"bandwidth", 0, "RATE", "upper limit, such as 1Gbit or 100MiB (per second)"},
+    {"new-address", 0, "ADDRESS",
+     "another address (or `auto`): TCP connections end, and DNS follows"},
+    {"new-network", 0, "NETWORK", "move to another network, with --new-address"},
     {"timeout", 0, "TIME", "give up and roll back after it; 300s when not given"},
     {"priority", 0, "PRIORITY",
      "low, normal or high, among those that wait; normal when not given"},
@@ -163,6 +166,10 @@ static json_t *make_request(const struct cli_args *args, struct fm_error *err)
     json_object_set_new(body, "destination", json_string(to));
     if (from)
         json_object_set_new(body, "source", json_string(from));
+    if (cli_value(args, "new-address"))
+        json_object_set_new(body, "new_address", json_string(cli_value(args, "new-address")));
+    if (cli_value(args, "new-network"))
+        json_object_set_new(body, "new_network", json_string(cli_value(args, "new-network")));
     return FM_MOVE(body);
 }
 

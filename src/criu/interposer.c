@@ -193,6 +193,10 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
         opts->has_lazy_pages = true;
         opts->lazy_pages = true;
     }
+    if (json_is_true(json_object_get(set, "tcp_close"))) {
+        opts->has_tcp_close = true;
+        opts->tcp_close = true;
+    }
     add_mounts(opts, json_object_get(set, "mounts"));
 }
 

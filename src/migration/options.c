@@ -1,5 +1,6 @@
 #include "migration/options.h"
 
+#include <arpa/inet.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,7 +55,7 @@ const char *fm_priority_text(enum fm_priority priority)
 }
 
 /* What a key of the request holds. */
-enum kind { NAME, WORD, NUMBER, FLAG };
+enum kind { NAME, ADDRESS, WORD, NUMBER, FLAG };
 
 struct option {
     const char *key;
@@ -125,6 +126,8 @@ static const struct option options_known[] = {
      .words = no_convergence_texts,
      .word_count = FM_COUNT(no_convergence_texts),
      .preset = FM_ON_NO_CONVERGENCE_DEFAULT},
+    {.key = "new_network", .kind = NAME, .offset = AT(new_network)},
+    {.key = "new_address", .kind = ADDRESS, .offset = AT(new_address)},
     {.key = "auto_converge", .kind = FLAG, .offset = AT(auto_converge)},
     TIMEOUT(timeout_ms, 300),
     TIMEOUT(preparation_timeout_ms, 120),
@@ -173,6 +176,21 @@ static int parse_name(const struct option *option, const json_t *value, char fie
     return 0;
 }
 
+static int parse_address(const struct option *option, const json_t *value, char field[64],
+                         struct fm_error *err)
+{
+    const char *text = json_string_value(value);
+    unsigned char bytes[16];
+
+    if (!text || (*text && !fm_streq(text, "auto") && inet_pton(AF_INET, text, bytes) != 1 &&
+                  inet_pton(AF_INET6, text, bytes) != 1))
+        return fm_error_set(err, FM_E_INVALID,
+                            "'%s' must be an IP address without a prefix, or \"auto\"",
+                            option->key);
+    snprintf(field, 64, "%s", text);
+    return 0;
+}
+
 static int parse_word(const struct option *option, const json_t *value, unsigned int *field,
                       struct fm_error *err)
 {
@@ -213,6 +231,8 @@ static int parse_value(const struct option *option, const json_t *value, void *f
     switch (option->kind) {
     case NAME:
         return parse_name(option, value, field, err);
+    case ADDRESS:
+        return parse_address(option, value, field, err);
     case WORD:
         return parse_word(option, value, field, err);
     case NUMBER:
@@ -278,6 +298,7 @@ json_t *fm_migration_options_to_json(const struct fm_migration_options *options)
 
         switch (option->kind) {
         case NAME:
+        case ADDRESS:
             value = json_string(field);
             break;
         case WORD:

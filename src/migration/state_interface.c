@@ -382,6 +382,7 @@ static int answer_restore(struct fm_restore *restore, const struct fm_restore_re
     change.mounts = mounts;
     change.root = request->root;
     change.lazy_pages = request->lazy_pages;
+    change.tcp_close = request->tcp_close;
     change.hold = hold;
     change.runtime_hooks = restore->hooks;
     choose_events(&change, restore_events, FM_COUNT(restore_events));

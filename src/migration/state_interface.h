@@ -39,8 +39,9 @@ struct fm_dump_request {
 
 struct fm_restore_request {
     uint64_t timeout_ms;
-    const char *root;                    /* replaces the root mount when not NULL */
-    bool lazy_pages;                     /* the pager listens at <dir>/work/lazy-pages.socket */
+    const char *root; /* replaces the root mount when not NULL */
+    bool lazy_pages;  /* the pager listens at <dir>/work/lazy-pages.socket */
+    bool tcp_close;   /* its address is another one: established connections come back closed */
     const struct fm_tmpfs_mounts *tmpfs; /* made below <dir>, with their content; may be NULL */
 };
 

@@ -44,7 +44,8 @@ static void every_option_survives_the_way_through_json(void **state)
         "{\"container\":\"redis\",\"destination\":\"host-b\",\"source\":\"host-a\",\"strategy\":"
         "\"cold\",\"priority\":\"high\",\"bandwidth_bytes\":125000000,\"timeout_ms\":1000,"
         "\"preparation_timeout_ms\":2000,\"execution_timeout_ms\":3000,"
-        "\"verification_timeout_ms\":4000,\"max_downtime_ms\":30,\"max_rounds\":7,\"parallel\":4,"
+        "\"verification_timeout_ms\":4000,\"max_downtime_ms\":30,\"max_rounds\":7,\"new_network\":"
+        "\"blue\",\"new_address\":\"10.89.0.7\",\"parallel\":4,"
         "\"delta_cache_bytes\":0,\"compress\":\"zstd\",\"on_no_convergence\":\"fail\","
         "\"auto_converge\":true,\"dry_run\":true}";
     struct fm_migration_options o;
