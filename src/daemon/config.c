@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "daemon/config_file.h"
+#include "daemon/yaml_file.h"
 
 /* --- one key --- */
 
@@ -22,7 +23,7 @@ static int check_number(const char *path, const char *section, const char *key,
     if (!value || (*value >= least && *value <= greatest))
         return 0;
     text = fm_strf("%u is not within %u..%u", *value, least, greatest);
-    return fm_config_file_error(path, section, key, text, err);
+    return fm_yaml_file_error(path, section, key, text, err);
 }
 
 /* The length of the longest prefix that an address of this kind may have; 0: not an address. */
@@ -164,8 +165,8 @@ static int check_text(const char *path, const char *section, const char *key, co
             text_rules[i].good(value))
             continue;
         text = fm_strf("'%s' is not %s", value, text_rules[i].wanted);
-        return fm_config_file_error(path, fm_streq(section, "config") ? NULL : section, key, text,
-                                    err);
+        return fm_yaml_file_error(path, fm_streq(section, "config") ? NULL : section, key, text,
+                                  err);
     }
     return 0;
 }

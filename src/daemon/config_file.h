@@ -29,8 +29,4 @@ struct raw_config {
 int fm_config_file_read(const char *path, struct raw_config **raw, struct fm_error *err);
 void fm_config_file_free(struct raw_config *raw);
 
-/* Sets an error about a key of the file, "FILE:LINE:COLUMN: SECTION.KEY: message". */
-int fm_config_file_error(const char *path, const char *section, const char *key,
-                         const char *message, struct fm_error *err);
-
 #endif
