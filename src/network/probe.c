@@ -184,7 +184,9 @@ static void try_http(struct fm_probe *p)
     char what[64];
     snprintf(what, sizeof(what), "answered %ld", status);
     note(p, started, code == CURLE_OK && status >= 200 && status < 400,
-         code == CURLE_OK ? what : curl_easy_strerror(code));
+         code == CURLE_OK ? what
+         : p->timed_out   ? "does not answer"
+                          : curl_easy_strerror(code));
 }
 
 static int try_here(void *ctx, struct fm_error *err)

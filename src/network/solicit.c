@@ -103,6 +103,7 @@ struct asker {
     const char *interface;
     const struct fm_ip *ip;
     uint8_t mac[6];
+    uint64_t asked_us;
 };
 
 /* A busy segment must not crowd the answer out of the socket's buffer. */
@@ -169,47 +170,53 @@ static int ask(struct asker *a, struct fm_error *err)
 {
     uint8_t frame[FM_SOLICITATION_MAX];
     size_t len = fm_solicitation_build(a->ip, a->mac, frame);
+    a->asked_us = fm_now_us();
     if (send(a->fd, frame, len, 0) < 0)
         return fm_error_errno(err, errno, "cannot ask on %s", a->interface);
     return 0;
 }
 
-static int await(struct asker *a, uint64_t timeout_ms, uint8_t mac[6], struct fm_error *err)
+/* One frame, if there is one: true when it is the answer. */
+static bool take_answer(struct asker *a, uint8_t mac[6])
 {
-    uint64_t deadline = fm_now_ms() + timeout_ms;
     uint8_t frame[256];
-    char text[FM_IP_TEXT];
+    struct sockaddr_ll from = {0};
+    socklen_t size = sizeof(from);
+    ssize_t n =
+        recvfrom(a->fd, frame, sizeof(frame), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
+    return n > 0 && from.sll_pkttype != PACKET_OUTGOING &&
+           fm_solicitation_answer(frame, (size_t)n, a->ip, a->mac, mac);
+}
+
+static int await(struct asker *a, struct fm_solicitation *s, struct fm_error *err)
+{
+    uint64_t deadline = fm_now_ms() + s->timeout_ms;
     for (uint64_t now = fm_now_ms(); now < deadline; now = fm_now_ms()) {
         struct pollfd p = {.fd = a->fd, .events = POLLIN};
-        struct sockaddr_ll from;
-        socklen_t size = sizeof(from);
-        if (poll(&p, 1, (int)(deadline - now)) <= 0)
-            continue;
-        ssize_t n =
-            recvfrom(a->fd, frame, sizeof(frame), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
-        if (n < 0 && errno != EAGAIN && errno != EINTR)
-            return fm_error_errno(err, errno, "cannot listen on %s", a->interface);
-        if (n > 0 && from.sll_pkttype != PACKET_OUTGOING &&
-            fm_solicitation_answer(frame, (size_t)n, a->ip, a->mac, mac))
+        bool answered = poll(&p, 1, (int)(deadline - now)) > 0 && take_answer(a, s->mac);
+        s->took_us = fm_now_us() - a->asked_us;
+        if (answered)
             return 0;
+        if (p.revents & POLLERR)
+            return fm_error_set(err, FM_E_UNREACHABLE, "interface %s is down", a->interface);
     }
+    char text[FM_IP_TEXT];
     return fm_error_set(
         err, FM_E_UNREACHABLE, "address %s does not answer %s on %s within %" PRIu64 " ms",
         fm_ip_format(a->ip, text), a->ip->family == AF_INET6 ? "neighbour discovery" : "ARP",
-        a->interface, timeout_ms);
+        a->interface, s->timeout_ms);
 }
 
-int fm_solicit(const char *interface, const struct fm_ip *ip, uint64_t timeout_ms, uint8_t mac[6],
-               struct fm_error *err)
+int fm_solicit(struct fm_solicitation *s, struct fm_error *err)
 {
     fm_autoclose int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return fm_error_errno(err, errno, "cannot open a packet socket");
-    struct asker a = {.fd = fd, .interface = interface, .ip = ip};
+    struct asker a = {.fd = fd, .interface = s->interface, .ip = &s->ip};
     int rc = choose_mac(&a, err);
     if (rc == 0)
         rc = listen_on(&a, err);
     if (rc == 0)
         rc = ask(&a, err);
-    return rc < 0 ? rc : await(&a, timeout_ms, mac, err);
+    return rc < 0 ? rc : await(&a, s, err);
 }

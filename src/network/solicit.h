@@ -17,9 +17,16 @@ size_t fm_solicitation_build(const struct fm_ip *ip, const uint8_t from[6],
 bool fm_solicitation_answer(const uint8_t *frame, size_t len, const struct fm_ip *ip,
                             const uint8_t from[6], uint8_t mac[6]);
 
-/* Asks once on an interface of the calling thread's namespace and waits: 0, FM_E_UNREACHABLE when
- * nobody has answered. */
-int fm_solicit(const char *interface, const struct fm_ip *ip, uint64_t timeout_ms, uint8_t mac[6],
-               struct fm_error *err);
+struct fm_solicitation {
+    const char *interface; /* of the calling thread's namespace */
+    struct fm_ip ip;
+    uint64_t timeout_ms;
+    uint8_t mac[6];   /* of who has answered */
+    uint64_t took_us; /* from the question to the answer */
+};
+
+/* Asks once and waits: FM_E_UNREACHABLE when nobody has answered, FM_E_NOT_FOUND: no such
+ * interface. */
+int fm_solicit(struct fm_solicitation *s, struct fm_error *err);
 
 #endif

@@ -119,10 +119,11 @@ int fm_verify_health(const struct fm_health_check *check, char *report, struct f
 
 static int say_misunderstood(const char *text, const char *why, struct fm_error *err)
 {
+    fm_autofree char *reason = *why ? fm_strf(" (%s)", why) : fm_xstrdup("");
     return fm_error_set(err, FM_E_USAGE,
-                        "dependency '%.100s' is not understood%s%s: use tcp://ADDRESS:PORT or "
-                        "http://ADDRESS[:PORT]/PATH, and the time that it may take (…,500ms)",
-                        text, *why ? ", " : "", why);
+                        "dependency '%.100s' is not understood%s: use tcp://ADDRESS:PORT or "
+                        "http://ADDRESS[:PORT]/PATH, and ,500ms for the time that it may take",
+                        text, reason);
 }
 
 /* By address: in the container's namespace nobody here can look up names as it does. */
@@ -223,37 +224,31 @@ int fm_verify_dependency(const struct fm_dependency *dependency, const char *net
 
 struct view {
     const struct fm_reach *reach;
-    struct fm_ip ip;
-    uint64_t timeout_ms;
-    uint8_t mac[6];
-    uint64_t took_us;
+    struct fm_solicitation link;
 };
 
 static int solicit(void *ctx, struct fm_error *err)
 {
-    struct view *v = ctx;
-    uint64_t started = fm_now_us();
-    int rc = fm_solicit(v->reach->interface, &v->ip, v->timeout_ms, v->mac, err);
-    v->took_us = fm_now_us() - started;
-    return rc;
+    return fm_solicit(ctx, err);
 }
 
 static int view_link(struct view *v, struct fm_error *err)
 {
     const char *netns = v->reach->netns;
-    return netns ? fm_netns_run(netns, solicit, v, err) : solicit(v, err);
+    return netns ? fm_netns_run(netns, solicit, &v->link, err) : fm_solicit(&v->link, err);
 }
 
 static int view_tcp(struct view *v, struct fm_error *err)
 {
     char text[FM_IP_TEXT];
-    struct fm_probe p = {.ip = v->ip, .port = v->reach->port, .timeout_ms = v->timeout_ms};
+    struct fm_probe p = {
+        .ip = v->link.ip, .port = v->reach->port, .timeout_ms = v->link.timeout_ms};
     fm_probe_try(&p, v->reach->netns);
-    v->took_us = p.took_us;
+    v->link.took_us = p.took_us;
     return p.healthy
                ? 0
                : fm_error_set(err, FM_E_UNREACHABLE, "address %s does not answer at port %u: %s",
-                              fm_ip_format(&v->ip, text), v->reach->port, p.said);
+                              fm_ip_format(&v->link.ip, text), v->reach->port, p.said);
 }
 
 static int check_mac(const struct view *v, const char *mac, struct fm_error *err)
@@ -262,7 +257,7 @@ static int check_mac(const struct view *v, const char *mac, struct fm_error *err
     if (!v->reach->mac || strcasecmp(mac, v->reach->mac) == 0)
         return 0;
     return fm_error_set(err, FM_E_FAILED, "address %s is answered by %s, expected %s",
-                        fm_ip_format(&v->ip, text), mac, v->reach->mac);
+                        fm_ip_format(&v->link.ip, text), mac, v->reach->mac);
 }
 
 static int look(struct view *v, struct fm_reach_answer *answer, struct fm_error *err)
@@ -274,7 +269,7 @@ static int look(struct view *v, struct fm_reach_answer *answer, struct fm_error 
         rc = tcp ? view_tcp(v, err) : view_link(v, err);
         answer->attempts++;
     }
-    answer->latency_us = v->took_us;
+    answer->latency_us = v->link.took_us;
     if (rc == -FM_E_UNREACHABLE) {
         fm_autofree char *why = fm_xstrdup(err ? err->text : "");
         return fm_error_set(err, FM_E_UNREACHABLE, "%s (%d attempt%s)", why, attempts,
@@ -282,17 +277,19 @@ static int look(struct view *v, struct fm_reach_answer *answer, struct fm_error 
     }
     if (rc < 0 || tcp)
         return rc;
-    fm_mac_format(v->mac, answer->mac);
+    fm_mac_format(v->link.mac, answer->mac);
     return check_mac(v, answer->mac, err);
 }
 
 int fm_verify_reachable(const struct fm_reach *reach, struct fm_reach_answer *answer,
                         struct fm_error *err)
 {
-    struct view v = {.reach = reach,
-                     .timeout_ms = reach->timeout_ms ? reach->timeout_ms : DEFAULT_PATIENCE_MS};
+    struct view v = {
+        .reach = reach,
+        .link = {.interface = reach->interface,
+                 .timeout_ms = reach->timeout_ms ? reach->timeout_ms : DEFAULT_PATIENCE_MS}};
     *answer = (struct fm_reach_answer){0};
-    int rc = fm_ip_parse("address", reach->address, &v.ip, err);
+    int rc = fm_ip_parse("address", reach->address, &v.link.ip, err);
     if (rc == 0 && !reach->port && !reach->interface)
         return fm_error_set(err, FM_E_INVALID, "asking for %s needs an interface or a port",
                             reach->address);
