@@ -74,9 +74,10 @@ static int bad_time(const ldns_rr *tsig, const struct fm_dns_server *server, str
                             "(BADTIME): set both clocks",
                             server->key_name);
     return fm_error_set(err, FM_E_AUTH,
-                        "its clock is %lld s %s of this host's, too much for the key '%s' "
+                        "its clock is %lld s %s this host's, too much for the key '%s' "
                         "(BADTIME): set both clocks",
-                        skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead", server->key_name);
+                        skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of",
+                        server->key_name);
 }
 
 /* Signed with our key and algorithm, for this request, now. */
@@ -90,15 +91,16 @@ static int check_signature(struct exchange *x, ldns_pkt *reply, const uint8_t *w
         if (rcode == LDNS_RCODE_FORMERR || rcode == LDNS_RCODE_SERVFAIL ||
             rcode == LDNS_RCODE_NOTIMPL || rcode == LDNS_RCODE_REFUSED ||
             rcode == LDNS_RCODE_NOTAUTH || rcode == LDNS_RCODE_NOTZONE)
-            return fm_dns_rcode_error(server, rcode, err);
+            return fm_dns_rcode_error(server, ldns_pkt_get_opcode(x->request), rcode, err);
         return complain(x, FM_E_AUTH, "its answer is not signed with the key '%s'",
                         server->key_name);
     }
     uint64_t error = tsig_number(tsig, TSIG_ERROR);
     if (error == TSIG_BADKEY)
         return fm_error_set(err, FM_E_AUTH,
-                            "it does not know the key '%s' with %.*s (BADKEY): compare "
-                            "network.dns.key and .algorithm with the server's",
+                            "it does not know the key '%s' with %.*s, or does not allow it this "
+                            "(BADKEY): compare network.dns.key and .algorithm with the server's, "
+                            "and grant the key queries and updates of the zone there",
                             server->key_name, (int)strlen(server->algorithm) - 1,
                             server->algorithm);
     if (error == TSIG_BADSIG)
@@ -350,18 +352,37 @@ int fm_dns_exchange(const struct fm_dns_server *server, ldns_pkt *request, uint6
     return verdict < 0 ? verdict : 0;
 }
 
-int fm_dns_rcode_error(const struct fm_dns_server *server, ldns_pkt_rcode rcode,
-                       struct fm_error *err)
+/* Without the last dot, as people write it. */
+int fm_dns_blame(const struct fm_dns_server *server, const char *zone, struct fm_error *err)
+{
+    return fm_error_prefix(err, "DNS server %s, zone %.*s", server->text, (int)strlen(zone) - 1,
+                           zone);
+}
+
+/* Also the answer to a question about a zone that a server has not got. */
+static int refused(const struct fm_dns_server *server, ldns_pkt_opcode opcode, struct fm_error *err)
+{
+    if (opcode == LDNS_PACKET_UPDATE)
+        return fm_error_set(err, FM_E_REFUSED,
+                            "it does not allow updates with the key '%s' (REFUSED): grant the key "
+                            "updates of the zone on the server",
+                            server->key_name);
+    return fm_error_set(err, FM_E_REFUSED,
+                        "it has not got this zone, or not for the key '%s' (REFUSED): correct "
+                        "network.dns.zone and .reverse_zones, or grant the key queries of the zone "
+                        "on the server",
+                        server->key_name);
+}
+
+int fm_dns_rcode_error(const struct fm_dns_server *server, ldns_pkt_opcode opcode,
+                       ldns_pkt_rcode rcode, struct fm_error *err)
 {
     switch (rcode) {
     case LDNS_RCODE_REFUSED:
-        return fm_error_set(err, FM_E_REFUSED,
-                            "it does not allow this to the key '%s' (REFUSED): grant the key "
-                            "queries and updates of the zone on the server",
-                            server->key_name);
+        return refused(server, opcode, err);
     case LDNS_RCODE_NOTAUTH:
         return fm_error_set(err, FM_E_INVALID,
-                            "it is not the primary server of this zone for the key '%s' "
+                            "it is not this zone's primary server, or not for the key '%s' "
                             "(NOTAUTH): correct network.dns.zone, .reverse_zones or .server",
                             server->key_name);
     case LDNS_RCODE_NOTZONE:

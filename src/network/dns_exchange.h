@@ -31,10 +31,12 @@ struct fm_dns_server {
 int fm_dns_exchange(const struct fm_dns_server *server, ldns_pkt *request, uint64_t deadline_ms,
                     ldns_pkt **reply, struct fm_error *err);
 
-/* What a response code means here, and what to do: "it does not allow … (REFUSED): …". Returns the
- * negative code. */
-int fm_dns_rcode_error(const struct fm_dns_server *server, ldns_pkt_rcode rcode,
-                       struct fm_error *err);
+/* What a response code to such a request means, and what to do: "it does not allow updates … ".
+ * Returns the negative code. */
+int fm_dns_rcode_error(const struct fm_dns_server *server, ldns_pkt_opcode opcode,
+                       ldns_pkt_rcode rcode, struct fm_error *err);
+/* Puts "DNS server 192.0.2.53 port 53, zone example.org: " in front; returns the negative code. */
+int fm_dns_blame(const struct fm_dns_server *server, const char *zone, struct fm_error *err);
 
 static inline void fm_cleanup_ldns_pkt(ldns_pkt **pkt)
 {

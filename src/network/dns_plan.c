@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "network/dns_exchange.h"
 
 #define READ_ATTEMPTS 3 /* of an update that meets another one */
 
@@ -194,8 +195,9 @@ static int foreign_error(const struct zone_step *z, const struct fm_dns_entry *e
     fm_autofree char *wanted = fm_dns_rrset_text(expected);
     fm_autofree char *found_ttl =
         now->data.count ? fm_strf(" with TTL %u", now->ttl) : fm_xstrdup("");
-    fm_autofree char *wanted_ttl =
-        expected->data.count ? fm_strf(" with TTL %u", expected->ttl) : fm_xstrdup("");
+    fm_autofree char *wanted_ttl = z->step >= FM_DNS_FINISH && expected->data.count
+                                       ? fm_strf(" with TTL %u", expected->ttl)
+                                       : fm_xstrdup("");
     fm_autofree char *other =
         z->step == FM_DNS_UNDO ? fm_dns_rrset_text(&e->after) : fm_xstrdup("");
     return fm_error_set(
@@ -264,7 +266,7 @@ static int update_what_is_left(const struct zone_step *z, bool *met, struct fm_e
         return 0;
     if (err)
         *err = foreign;
-    return fm_error_prefix(err, "DNS zone %.*s", (int)strlen(z->zone) - 1, z->zone);
+    return fm_dns_blame(z->server, z->zone, err);
 }
 
 static int step_zone(struct zone_step *z, struct fm_error *err)
@@ -282,10 +284,10 @@ static int step_zone(struct zone_step *z, struct fm_error *err)
         if (!met)
             return rc;
     }
-    fm_error_recode(err, FM_E_REFUSED);
-    return fm_error_prefix(err,
-                           "the server answers with the expected records but does not find them "
-                           "in the zone (a wildcard, or another view for queries?)");
+    fm_error_set(err, FM_E_REFUSED,
+                 "it answers with the expected records but does not find them in the zone (a "
+                 "wildcard, or another view for queries?): write them into the zone");
+    return fm_dns_blame(z->server, z->zone, err);
 }
 
 /* ---- all zones ---- */

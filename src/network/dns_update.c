@@ -60,13 +60,6 @@ const char *fm_dns_type_text(enum fm_dns_type type)
 
 /* ---- queries ---- */
 
-/* Puts who was asked in front; the zone is told without its last dot, as people write it. */
-static int blame(const struct fm_dns_server *server, const char *zone, struct fm_error *err)
-{
-    return fm_error_prefix(err, "DNS server %s, zone %.*s", server->text, (int)strlen(zone) - 1,
-                           zone);
-}
-
 static ldns_rdf *make_name(const char *name, struct fm_error *err)
 {
     ldns_rdf *rdf = ldns_dname_new_frm_str(name);
@@ -86,17 +79,17 @@ static int ask(const struct fm_dns_server *server, const char *zone, const char 
     fm_autopkt ldns_pkt *answer = NULL;
     int rc = fm_dns_exchange(server, request, deadline_ms, &answer, err);
     if (rc < 0)
-        return blame(server, zone, err);
+        return fm_dns_blame(server, zone, err);
     ldns_pkt_rcode rcode = ldns_pkt_get_rcode(answer);
     if (rcode != LDNS_RCODE_NOERROR && rcode != LDNS_RCODE_NXDOMAIN) {
-        fm_dns_rcode_error(server, rcode, err);
-        return blame(server, zone, err);
+        fm_dns_rcode_error(server, LDNS_PACKET_QUERY, rcode, err);
+        return fm_dns_blame(server, zone, err);
     }
     if (!ldns_pkt_aa(answer)) {
         fm_error_set(err, FM_E_INVALID,
                      "it has not got this zone itself: name the zone's primary server in "
                      "network.dns.server, or correct network.dns.zone and .reverse_zones");
-        return blame(server, zone, err);
+        return fm_dns_blame(server, zone, err);
     }
     *reply = FM_MOVE(answer);
     return 0;
@@ -141,7 +134,7 @@ int fm_dns_query(const struct fm_dns_server *server, const char *zone, const cha
     if (rc == 0)
         return 0;
     fm_dns_rrset_clear(set);
-    return blame(server, zone, err);
+    return fm_dns_blame(server, zone, err);
 }
 
 int fm_dns_check_zone(const struct fm_dns_server *server, const char *zone, uint64_t deadline_ms,
@@ -157,7 +150,7 @@ int fm_dns_check_zone(const struct fm_dns_server *server, const char *zone, uint
     fm_error_set(err, FM_E_INVALID,
                  "it has the name but no zone that begins there: correct network.dns.zone and "
                  ".reverse_zones");
-    return blame(server, zone, err);
+    return fm_dns_blame(server, zone, err);
 }
 
 /* ---- updates ---- */
@@ -255,7 +248,7 @@ int fm_dns_update(const struct fm_dns_server *server, const char *zone,
             fm_error_set(err, FM_E_EXISTS, "a prerequisite does not hold (%s)",
                          rcode == LDNS_RCODE_YXRRSET ? "YXRRSET" : "NXRRSET");
         else
-            fm_dns_rcode_error(server, rcode, err);
+            fm_dns_rcode_error(server, LDNS_PACKET_UPDATE, rcode, err);
     }
-    return blame(server, zone, err);
+    return fm_dns_blame(server, zone, err);
 }
