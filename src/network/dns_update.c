@@ -1,5 +1,6 @@
 #include "network/dns_update.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -110,6 +111,11 @@ static int take_record(const ldns_rr *rr, struct fm_dns_rrset *set, struct fm_er
     return 0;
 }
 
+static int compare_data(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
 int fm_dns_query(const struct fm_dns_server *server, const char *zone, const char *name,
                  enum fm_dns_type type, uint64_t deadline_ms, struct fm_dns_rrset *set,
                  struct fm_error *err)
@@ -131,8 +137,12 @@ int fm_dns_query(const struct fm_dns_server *server, const char *zone, const cha
         else if (ldns_rr_get_type(rr) == (ldns_rr_type)type)
             rc = take_record(rr, set, err);
     }
-    if (rc == 0)
+    if (rc == 0) {
+        /* Servers answer in any order; errors and the journal do not. */
+        if (set->data.count)
+            qsort(set->data.items, set->data.count, sizeof(*set->data.items), compare_data);
         return 0;
+    }
     fm_dns_rrset_clear(set);
     return fm_dns_blame(server, zone, err);
 }

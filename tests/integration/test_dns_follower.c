@@ -362,7 +362,8 @@ static void a_configured_name_must_lead_to_its_container(void **state)
     json_decref(before);
 
     move = move_of("other", "10.0.0.5", "10.1.0.6", "", "");
-    fail_step(READ, &move, &before, FM_E_REFUSED, "pool.example.test. has A 10.0.0.20 10.0.0.2");
+    fail_step(READ, &move, &before, FM_E_REFUSED,
+              "pool.example.test. has A 10.0.0.20 10.0.0.21 10.0.0.22");
     move = move_of("none", "10.0.0.5", "10.1.0.6", "", "");
     fail_step(READ, &move, &before, FM_E_REFUSED, "none.example.test. has A nothing");
     move = move_of("alias", "10.0.0.5", "10.1.0.6", "", "");
@@ -468,13 +469,13 @@ static void each_wrong_setting_has_a_line_of_its_own(void **state)
     open_with(&config);
     fail_step(READ, web(), &before, FM_E_AUTH,
               "DNS server 127.0.0.1 port 5300, zone example.test: it does not know the key "
-              "'stranger.' with hmac-sha256 (BADKEY)");
+              "'stranger.' with hmac-sha256, or does not allow it this (BADKEY)");
     assert_int_equal(fm_dns_check(&follower, &err), -FM_E_AUTH);
 
     config = world_config();
     config.algorithm = "hmac-sha512";
     open_with(&config);
-    fail_step(READ, web(), &before, FM_E_AUTH, "with hmac-sha512 (BADKEY)");
+    fail_step(READ, web(), &before, FM_E_AUTH, "with hmac-sha512, or");
 
     config = world_config();
     config.secret = WORLD_SECRET512;
