@@ -11,7 +11,7 @@
 
 #define FM_DNS_PORT 53
 #define FM_DNS_ALGORITHM "hmac-sha256"
-#define FM_DNS_TIMEOUT_MS 3000
+#define FM_DNS_TIMEOUT_MS 5000
 #define FM_DNS_RETRIES 2
 #define FM_DNS_LOW_TTL 5
 

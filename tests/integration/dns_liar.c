@@ -143,7 +143,7 @@ static void serve_one(struct liar *l)
     struct message *a = &l->answer;
     l->requests++;
     if (l->lie == LIE_REQUEST_SPOILT && l->request.len > 20)
-        l->request.bytes[14] ^= 1;
+        l->request.bytes[3] ^= 0x10; /* "checking disabled": nobody minds but the signature */
     if (l->lie != LIE_SILENCE)
         ask(l);
     switch (l->lie) {

@@ -190,8 +190,8 @@ struct fm_dns_config world_config(void)
         .reverse_zones = reverse_zones,
         .key_name = WORLD_KEY,
         .secret = WORLD_SECRET,
-        .timeout_ms = 2000,
-        .retries = 2,
+        .timeout_ms = FM_DNS_TIMEOUT_MS,
+        .retries = FM_DNS_RETRIES,
     };
 }
 

@@ -127,7 +127,7 @@ static void an_answer_signed_with_another_key_does_not_count(void **state)
 static void a_request_spoilt_on_the_way_is_refused(void **state)
 {
     (void)state;
-    steps_fail(LIE_REQUEST_SPOILT, FM_E_AUTH, "(BADSIG)", true);
+    steps_fail(LIE_REQUEST_SPOILT, FM_E_AUTH, "another secret for the key 'mover.' (BADSIG)", true);
 }
 
 static void tcp_is_bounded_too(void **state)
