@@ -10,6 +10,7 @@
 
 #define COOKIE_LIMIT (1ULL << 53) /* what every JSON number can hold exactly */
 #define ENTRIES_MAX 4096
+#define RANK_MAX 65536
 
 /* ---- configuration ---- */
 
@@ -382,6 +383,8 @@ static int load_change(json_t *entry, struct fm_sdn_change *c)
     if (json_unpack(entry, "{s:s s:s s:I s:I s:i s:i s:o s:o}", "name", &name, "dpid", &dpid,
                     "old_port", &old_port, "new_port", &new_port, "old_rank", &old_rank, "new_rank",
                     &new_rank, "settled", &settled, "prepared", &prepared) != 0)
+        return -1;
+    if (old_rank < 0 || old_rank > RANK_MAX || new_rank < 0 || new_rank > RANK_MAX)
         return -1;
     c->old_port = (uint32_t)old_port;
     c->new_port = (uint32_t)new_port;
