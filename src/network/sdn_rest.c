@@ -245,7 +245,7 @@ static int judge_status(const struct transfer *t, long status, struct fm_error *
         return 0;
     case 404:
         return fm_error_set(err, FM_E_NOT_FOUND,
-                            "the controller does not know the switch%s; is it connected?",
+                            "the controller does not know the switch%s (is it connected?)",
                             remark(t, said));
     case 504:
         return fm_error_set(err, FM_E_TIMEOUT, "the switch does not answer the controller%s",
@@ -292,6 +292,8 @@ static int judge(struct fm_sdn_session *session, struct transfer *t, CURLcode co
                             ANSWER_LIMIT >> 10);
     if (code == CURLE_OPERATION_TIMEDOUT)
         return fm_error_set(err, FM_E_TIMEOUT, "no answer within %llu ms", (unsigned long long)ms);
+    if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_WEIRD_SERVER_REPLY)
+        return fm_error_set(err, FM_E_PROTOCOL, "what answers there does not speak HTTP");
     if (code != CURLE_OK)
         return fm_error_set(err, FM_E_UNREACHABLE, "%s", curl_easy_strerror(code));
     int rc = judge_status(t, status, err);
