@@ -10,9 +10,9 @@ void fm_sdn_batch_open(struct fm_sdn_batch *batch, struct fm_sdn_rest *rest, boo
 {
     *batch = (struct fm_sdn_batch){
         .session = fm_sdn_session_open(rest, patient),
-        .targets = fm_xcalloc(room + 1, sizeof(*batch->targets)),
+        .targets = fm_xcalloc(room + 1, sizeof(const void *)),
         .errors = fm_xcalloc(room + 1, sizeof(*batch->errors)),
-        .flows = fm_xcalloc(room + 1, sizeof(json_t *)),
+        .flows = fm_xcalloc(room + 1, sizeof(const void *)),
     };
 }
 
@@ -147,7 +147,7 @@ static void wait_done(struct fm_sdn_batch *batch)
     fm_autofree size_t *where = fm_xcalloc(batch->count + 1, sizeof(*where));
     fm_autofree struct fm_error *errors = fm_xcalloc(batch->count + 1, sizeof(*errors));
     fm_autofree const struct fm_topology_switch **targets =
-        fm_xcalloc(batch->count + 1, sizeof(*targets));
+        fm_xcalloc(batch->count + 1, sizeof(const void *));
     struct fm_error ignored = {0};
     size_t count = 0;
     for (size_t i = 0; i < batch->count; i++) {

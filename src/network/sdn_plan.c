@@ -417,8 +417,8 @@ static int load_head(const json_t *saved, struct fm_sdn_plan *plan, json_t **cha
                     "reserve_bps", &reserve, "queue", &queue, "lane_match", &lane_match, "lanes",
                     lanes) != 0)
         return -1;
-    if (!json_is_object(match) || json_array_size(*changes) > ENTRIES_MAX ||
-        json_array_size(*lanes) > ENTRIES_MAX)
+    if (!json_is_object(match) || !json_is_array(*changes) || !json_is_array(*lanes) ||
+        json_array_size(*changes) > ENTRIES_MAX || json_array_size(*lanes) > ENTRIES_MAX)
         return -1;
     plan->table = (uint8_t)table;
     plan->priority = (uint16_t)priority;
