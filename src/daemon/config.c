@@ -151,6 +151,7 @@ static const struct {
     {"network", "vxlan", is_interface, "an interface's name of at most 15 characters"},
     {"network", "subnet", is_subnet, "a subnet such as 10.88.0.0/16"},
     {"network", "gateway", is_address_or_empty, "an IP address, or \"\" for none"},
+    {"network", "followers", is_absolute, "an absolute path"},
     {"network", "peers", is_address, "an IP address"},
     {"api", "uids", is_uid, "a user's number"},
 };

@@ -39,7 +39,7 @@ struct fm_config {
         char *runc, *runc_root, *cgroup_parent, *criu, *interposer_dir, *shim, *pager;
     } container;
     struct {
-        char *bridge, *vxlan, *subnet, *gateway;
+        char *bridge, *vxlan, *subnet, *gateway, *followers;
         uint32_t vni, port, mtu;
         struct fm_strv peers;
     } network;

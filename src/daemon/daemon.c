@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "daemon/followers.h"
 #include "daemon/notify.h"
 #include "migration/manager.h"
 
@@ -21,7 +22,8 @@ static const char *or_null(const char *text)
     return text[0] ? text : NULL;
 }
 
-static struct fm_manager *open_manager(const struct fm_config *config, struct fm_error *err)
+static struct fm_manager *open_manager(const struct fm_config *config,
+                                       const struct fm_followers *followers, struct fm_error *err)
 {
     struct fm_manager_config manager = {
         .host = config->host,
@@ -51,6 +53,8 @@ static struct fm_manager *open_manager(const struct fm_config *config, struct fm
         .vxlan_port = (uint16_t)config->network.port,
         .mtu = (int)config->network.mtu,
         .fabric_peers = (const char *const *)config->network.peers.items,
+        .followers = followers->items,
+        .follower_count = followers->count,
     };
 
     return fm_manager_open(&manager, err);
@@ -168,6 +172,7 @@ static int serve(const struct fm_config *config, int signal_fd, struct fm_manage
 
 int fm_daemon_run(const struct fm_config *config, struct fm_error *err)
 {
+    fm_cleanup(fm_followers_close) struct fm_followers followers = {0};
     struct fm_notifier notifier;
     fm_autoclose int signal_fd = catch_signals(err);
     fm_autoclose int lock_fd = -1;
@@ -181,8 +186,11 @@ int fm_daemon_run(const struct fm_config *config, struct fm_error *err)
     if (lock_fd < 0)
         return lock_fd;
 
+    ret = fm_followers_open(config->network.followers, &followers, err);
+    if (ret < 0)
+        return ret;
     fm_notifier_open(&notifier);
-    manager = open_manager(config, err);
+    manager = open_manager(config, &followers, err);
     ret = manager ? serve(config, signal_fd, manager, &notifier, err) : -(int)err->code;
     fm_manager_close(manager);
     fm_notifier_close(&notifier);

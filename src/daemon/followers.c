@@ -125,14 +125,13 @@ static void map_make(struct network_map *map, const struct raw_sdn *raw)
             (struct fm_topology_switch){raw->switches[i].name, raw->switches[i].dpid};
     for (unsigned i = 0; i < raw->links_count; i++) {
         const struct raw_link *l = &raw->links[i];
-        map->links[i] =
-            (struct fm_topology_link){l->a, l->b, l->port_a, l->port_b,
-                                      line_of(l->latency_ms, l->capacity_bps, l->loss)};
+        map->links[i] = (struct fm_topology_link){l->a, l->b, l->port_a, l->port_b,
+                                                  line_of(l->latency_ms, l->capacity_bps, l->loss)};
     }
     for (unsigned i = 0; i < raw->hosts_count; i++) {
         const struct raw_sdn_host *h = &raw->hosts[i];
-        map->hosts[i] = (struct fm_topology_host){
-            h->name, h->at, h->port, line_of(h->latency_ms, h->capacity_bps, h->loss)};
+        map->hosts[i] = (struct fm_topology_host){h->name, h->at, h->port,
+                                                  line_of(h->latency_ms, h->capacity_bps, h->loss)};
     }
     for (unsigned i = 0; i < raw->ports_count; i++) {
         const struct raw_sdn_host *p = &raw->ports[i];

@@ -7,7 +7,8 @@
 #define MUST CYAML_FLAG_DEFAULT
 #define MUST_PTR CYAML_FLAG_POINTER
 
-#define TEXT(type, key) CYAML_FIELD_STRING_PTR(#key, MAYBE_PTR, struct type, key, 0, CYAML_UNLIMITED)
+#define TEXT(type, key)                                                                            \
+    CYAML_FIELD_STRING_PTR(#key, MAYBE_PTR, struct type, key, 0, CYAML_UNLIMITED)
 #define NEEDED_TEXT(type, key)                                                                     \
     CYAML_FIELD_STRING_PTR(#key, MUST_PTR, struct type, key, 1, CYAML_UNLIMITED)
 #define NUMBER(type, key) CYAML_FIELD_UINT(#key, MAYBE, struct type, key)
@@ -65,14 +66,10 @@ static const cyaml_schema_value_t switch_entry = {
 };
 
 static const cyaml_schema_field_t link_fields[] = {
-    NEEDED_TEXT(raw_link, a),
-    NEEDED_NUMBER(raw_link, port_a),
-    NEEDED_TEXT(raw_link, b),
-    NEEDED_NUMBER(raw_link, port_b),
-    FRACTION(raw_link, latency_ms),
-    NUMBER(raw_link, capacity_bps),
-    FRACTION(raw_link, loss),
-    CYAML_FIELD_END,
+    NEEDED_TEXT(raw_link, a),       NEEDED_NUMBER(raw_link, port_a),
+    NEEDED_TEXT(raw_link, b),       NEEDED_NUMBER(raw_link, port_b),
+    FRACTION(raw_link, latency_ms), NUMBER(raw_link, capacity_bps),
+    FRACTION(raw_link, loss),       CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t link_entry = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_link, link_fields),
@@ -120,9 +117,8 @@ static const cyaml_schema_field_t sdn_fields[] = {
 /* --- load balancers --- */
 
 static const cyaml_schema_field_t haproxy_fields[] = {
-    NEEDED_TEXT(raw_haproxy, socket),      NEEDED_TEXT(raw_haproxy, backend),
-    TEXT(raw_haproxy, server),             TEXT(raw_haproxy, drain_wait),
-    NUMBER(raw_haproxy, drain_percent),    CYAML_FIELD_END,
+    NEEDED_TEXT(raw_haproxy, socket), NEEDED_TEXT(raw_haproxy, backend),  TEXT(raw_haproxy, server),
+    TEXT(raw_haproxy, drain_wait),    NUMBER(raw_haproxy, drain_percent), CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t load_balancer_fields[] = {

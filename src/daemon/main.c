@@ -8,6 +8,7 @@
 #include "criu/session.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/followers.h"
 #include "migration/journal.h"
 
 #define EXIT_USAGE 2
@@ -112,6 +113,16 @@ static int load(const struct options *options, struct fm_config *config, struct 
     return 0;
 }
 
+/* What the configuration names as well. */
+static int check(const struct fm_config *config, struct fm_error *err)
+{
+    struct fm_followers followers;
+    int rc = fm_followers_open(config->network.followers, &followers, err);
+
+    fm_followers_close(&followers);
+    return rc;
+}
+
 static int run(const struct fm_config *config, struct fm_error *err)
 {
     const char *file = config->log.file[0] ? config->log.file : NULL;
@@ -130,7 +141,7 @@ int main(int argc, char **argv)
 
     if (code >= 0)
         return code;
-    if (load(&options, &config, &err) < 0) {
+    if (load(&options, &config, &err) < 0 || (options.check && check(&config, &err) < 0)) {
         fprintf(stderr, "fleximigrated: %s\n", err.text);
         code = EXIT_USAGE;
     } else if (options.check) {

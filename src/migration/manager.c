@@ -404,6 +404,8 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     struct fm_components *p = &m->parts;
     p->host = config->host;
     p->advertise = config->advertise;
+    p->followers = config->followers;
+    p->follower_count = config->follower_count;
     p->facts = host_facts;
     p->facts_ctx = m;
     p->bundles = (struct fm_bundle_config){.state_dir = config->state_dir,

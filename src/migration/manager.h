@@ -28,8 +28,10 @@ struct fm_manager_config {
     uint32_t vni;
     uint16_t vxlan_port;
     int mtu;
-    const char *const *fabric_peers; /* underlay addresses of fabric members without a daemon;
-                                        NULL-terminated or NULL */
+    const char *const *fabric_peers;     /* underlay addresses of fabric members without a daemon;
+                                            NULL-terminated or NULL */
+    const struct fm_follower *followers; /* borrowed until the manager is closed */
+    size_t follower_count;
 };
 
 struct fm_manager;

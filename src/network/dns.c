@@ -283,7 +283,7 @@ int fm_dns_open(const struct fm_dns_config *config, struct fm_follower *follower
         dns_free(d);
         return rc;
     }
-    *follower = (struct fm_follower){&dns_ops, d};
+    *follower = (struct fm_follower){.ops = &dns_ops, .ctx = d};
     return 0;
 }
 

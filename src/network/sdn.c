@@ -219,7 +219,7 @@ int fm_sdn_open(const struct fm_sdn_config *config, struct fm_follower *follower
         sdn->rest = fm_sdn_rest_open(&rest, err);
         rc = sdn->rest ? 0 : fm_error_result(err);
     }
-    *follower = (struct fm_follower){&sdn_ops, sdn};
+    *follower = (struct fm_follower){.ops = &sdn_ops, .ctx = sdn};
     if (rc < 0) {
         fm_sdn_close(follower);
         fm_error_prefix(err, "SDN");
