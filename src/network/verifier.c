@@ -1,201 +1,36 @@
 #include "network/verifier.h"
 
-#include <curl/curl.h>
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
+#include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <strings.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
-#include "network/address.h"
 #include "network/netns.h"
+#include "network/probe.h"
+#include "network/solicit.h"
 
-#define REPORT_BYTES 256
+#define DEFAULT_LATENCY_MS 1000
+#define MAX_LATENCY_MS 600000
+#define DEFAULT_ATTEMPTS 3
+#define DEFAULT_INTERVAL_MS 1000
+#define DEFAULT_PATIENCE_MS 1000
 
-struct attempt {
-    bool http;
-    char url[512]; /* complete, for HTTP and for people */
-    struct fm_ip ip;
-    uint16_t port;
-    uint64_t timeout_ms;
-    char answer[160]; /* "answered 200 in 1.3 ms" */
+/* ---- attempts ---- */
+
+/* How often, how long; one attempt more as long as `again` says so. */
+struct course {
+    int attempts;
+    uint64_t interval_ms, timeout_ms, limit_ms;
+    uint64_t started_ms;
+    int made;
+    bool cut; /* by the limit */
 };
-
-/* ---- targets ---- */
-
-static int split_target(const struct fm_health_check *check, const char **scheme,
-                        const char **authority, struct fm_error *err)
-{
-    const char *target = check->target;
-    static const char *const schemes[] = {"http://", "https://", "tcp://"};
-    for (size_t i = 0; i < FM_COUNT(schemes); i++) {
-        if (!fm_starts_with(target, schemes[i]))
-            continue;
-        *scheme = schemes[i];
-        *authority = target + strlen(schemes[i]);
-        if (fm_streq(check->kind, "tcp") != fm_streq(*scheme, "tcp://"))
-            return fm_error_set(err, FM_E_INVALID, "health check '%s' is not of the kind '%s'",
-                                target, check->kind);
-        return 0;
-    }
-    if (strstr(target, "://"))
-        return fm_error_set(err, FM_E_INVALID,
-                            "health check '%s' is neither http://, https:// nor tcp://", target);
-    *scheme = fm_streq(check->kind, "tcp") ? "tcp://" : "http://";
-    *authority = target;
-    return 0;
-}
-
-/* The length of "host" in "host:port/path" or "[v6]:port"; 0 when it is left out. */
-static size_t host_length(const char *authority)
-{
-    if (authority[0] == '[')
-        return strcspn(authority, "]") + 1;
-    return strcspn(authority, ":/");
-}
-
-static int parse_tcp(struct attempt *a, const char *host, const char *rest, struct fm_error *err)
-{
-    fm_autofree char *bare = fm_xstrdup(host);
-    char *address = bare;
-    if (address[0] == '[') {
-        address[strcspn(address, "]")] = '\0';
-        address++;
-    }
-    int rc = fm_ip_parse("health check address", address, &a->ip, err);
-    if (rc < 0)
-        return rc;
-    fm_autofree char *digits = fm_xstrdup(rest[0] == ':' ? rest + 1 : "");
-    size_t len = strlen(digits);
-    if (len && digits[len - 1] == '/')
-        digits[len - 1] = '\0';
-    int64_t port = 0;
-    struct fm_error ignored = {0};
-    if (fm_parse_int(digits, 1, 65535, &port, &ignored) < 0)
-        return fm_error_set(err, FM_E_INVALID, "health check '%s' needs a port (tcp://:6379)",
-                            a->url);
-    a->port = (uint16_t)port;
-    return 0;
-}
-
-static int parse_target(const struct fm_health_check *check, struct attempt *a,
-                        struct fm_error *err)
-{
-    const char *scheme = NULL;
-    const char *authority = "";
-    if (!fm_streq(check->kind, "http") && !fm_streq(check->kind, "tcp"))
-        return fm_error_set(err, FM_E_INVALID, "unknown kind of health check '%s'", check->kind);
-    int rc = split_target(check, &scheme, &authority, err);
-    if (rc < 0)
-        return rc;
-    size_t len = host_length(authority);
-    fm_autofree char *host = NULL;
-    if (len)
-        host = fm_xstrndup(authority, len);
-    else if (!check->address)
-        return fm_error_set(err, FM_E_INVALID, "health check '%s' names no host", check->target);
-    else
-        host = fm_strf(strchr(check->address, ':') ? "[%s]" : "%s", check->address);
-    const char *rest = authority + (len <= strlen(authority) ? len : strlen(authority));
-    a->http = !fm_streq(scheme, "tcp://");
-    a->timeout_ms = check->timeout_ms ? check->timeout_ms : 1000;
-    if (snprintf(a->url, sizeof(a->url), "%s%s%s", scheme, host, rest) >= (int)sizeof(a->url))
-        return fm_error_set(err, FM_E_INVALID, "health check '%s' is too long", check->target);
-    return a->http ? 0 : parse_tcp(a, host, rest, err);
-}
-
-/* ---- one attempt ---- */
-
-static int describe(struct attempt *a, uint64_t started_us, bool healthy, const char *what)
-{
-    snprintf(a->answer, sizeof(a->answer), "%s in %.1f ms", what,
-             (double)(fm_now_us() - started_us) / 1000.0);
-    return healthy ? 0 : -FM_E_FAILED;
-}
-
-static int finish_connect(int fd, uint64_t timeout_ms)
-{
-    struct pollfd wait = {.fd = fd, .events = POLLOUT};
-    int ready;
-    do
-        ready = poll(&wait, 1, (int)timeout_ms);
-    while (ready < 0 && errno == EINTR);
-    if (ready == 0)
-        return ETIMEDOUT;
-    int error = 0;
-    socklen_t len = sizeof(error);
-    if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
-        return errno;
-    return error;
-}
-
-static int try_tcp(struct attempt *a)
-{
-    uint64_t started = fm_now_us();
-    fm_autoclose int fd = socket(a->ip.family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return describe(a, started, false, strerror(errno));
-    struct sockaddr_storage address;
-    socklen_t len = fm_ip_sockaddr(&a->ip, a->port, &address);
-    int error = 0;
-    if (connect(fd, (struct sockaddr *)&address, len) < 0)
-        error = errno == EINPROGRESS ? finish_connect(fd, a->timeout_ms) : errno;
-    return describe(a, started, error == 0, error ? strerror(error) : "connected");
-}
-
-static size_t discard(char *data, size_t size, size_t count, void *ctx)
-{
-    (void)data;
-    (void)ctx;
-    return size * count;
-}
-
-static void start_curl(void)
-{
-    curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
-static int try_http(struct attempt *a)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, start_curl);
-    uint64_t started = fm_now_us();
-    CURL *curl = curl_easy_init();
-    if (!curl)
-        return describe(a, started, false, "libcurl does not start");
-    curl_easy_setopt(curl, CURLOPT_URL, a->url);
-    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_PROXY, "");
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)a->timeout_ms);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, discard);
-    curl_easy_setopt(curl, CURLOPT_USERAGENT, "fleximigrate/" FM_VERSION);
-    /* Health, not identity, is asked for; a container's certificate rarely names its address. */
-    curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 0L);
-    curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 0L);
-    CURLcode code = curl_easy_perform(curl);
-    long status = 0;
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-    curl_easy_cleanup(curl);
-    if (code != CURLE_OK)
-        return describe(a, started, false, curl_easy_strerror(code));
-    char what[64];
-    snprintf(what, sizeof(what), "answered %ld", status);
-    return describe(a, started, status >= 200 && status < 400, what);
-}
-
-static int attempt_once(void *ctx, struct fm_error *err)
-{
-    (void)err; /* the answer says it */
-    struct attempt *a = ctx;
-    return a->http ? try_http(a) : try_tcp(a);
-}
 
 static void pause_ms(uint64_t ms)
 {
@@ -204,28 +39,259 @@ static void pause_ms(uint64_t ms)
         ;
 }
 
+static uint64_t time_left(const struct course *c)
+{
+    uint64_t gone = fm_now_ms() - c->started_ms;
+    return !c->limit_ms ? UINT64_MAX : gone < c->limit_ms ? c->limit_ms - gone : 0;
+}
+
+/* True when there is an attempt to make now; it then has *timeout_ms. */
+static bool next_attempt(struct course *c, uint64_t *timeout_ms)
+{
+    if (c->made >= c->attempts)
+        return false;
+    if (c->made > 0 && time_left(c) > c->interval_ms)
+        pause_ms(c->interval_ms);
+    else if (c->made > 0)
+        c->cut = true;
+    if (c->cut)
+        return false;
+    uint64_t left = time_left(c);
+    *timeout_ms = left < c->timeout_ms ? left : c->timeout_ms;
+    if (*timeout_ms == 0)
+        *timeout_ms = 1; /* 0 would be for ever */
+    c->made++;
+    return true;
+}
+
+static struct course course_begin(int attempts, uint64_t interval_ms, uint64_t timeout_ms,
+                                  uint64_t limit_ms)
+{
+    return (struct course){.attempts = attempts > 0 ? attempts : 1,
+                           .interval_ms = interval_ms,
+                           .timeout_ms = timeout_ms,
+                           .limit_ms = limit_ms,
+                           .started_ms = fm_now_ms()};
+}
+
+/* "3 attempts", "1 attempt within the limit of 500 ms". */
+static const char *course_text(const struct course *c, char text[96])
+{
+    int len = snprintf(text, 96, "%d attempt%s", c->made, c->made == 1 ? "" : "s");
+    if (c->cut)
+        snprintf(text + len, 96 - (size_t)len, " within the limit of %" PRIu64 " ms", c->limit_ms);
+    return text;
+}
+
+static void write_report(char *report, const struct fm_probe *p)
+{
+    fm_autofree char *text =
+        fm_strf("%.90s %s in %.1f ms", p->url, p->said, (double)p->took_us / 1000.0);
+    if (report)
+        snprintf(report, FM_VERIFY_REPORT, "%s", text);
+}
+
+/* ---- health ---- */
+
 int fm_verify_health(const struct fm_health_check *check, char *report, struct fm_error *err)
 {
-    struct attempt a = {0};
-    int rc = parse_target(check, &a, err);
+    struct fm_probe p;
+    const struct fm_probe_target target = {.what = "health check",
+                                           .kind = check->kind,
+                                           .text = check->target,
+                                           .address = check->address};
+    int rc = fm_probe_parse(&target, &p, err);
     if (rc < 0)
         return rc;
-    int attempts = check->attempts > 0 ? check->attempts : 1;
-    for (int i = 0; i < attempts; i++) {
-        if (i > 0)
-            pause_ms(check->interval_ms);
-        struct fm_error here = {0};
-        rc = check->netns ? fm_netns_run(check->netns, attempt_once, &a, &here)
-                          : attempt_once(&a, &here);
-        if (rc < 0 && here.text[0]) /* did not even get into the namespace */
-            snprintf(a.answer, sizeof(a.answer), "%.150s", here.text);
-        if (rc == 0)
-            break;
-    }
-    if (report)
-        snprintf(report, REPORT_BYTES, "%.90s %s", a.url, a.answer);
-    if (rc == 0)
+    struct course c =
+        course_begin(check->attempts, check->interval_ms,
+                     check->timeout_ms ? check->timeout_ms : p.timeout_ms, check->limit_ms);
+    while (!p.healthy && next_attempt(&c, &p.timeout_ms))
+        fm_probe_try(&p, check->netns);
+    write_report(report, &p);
+    char text[96];
+    return p.healthy ? 0
+                     : fm_error_set(err, FM_E_FAILED, "health check %s %s in %.1f ms (%s)", p.url,
+                                    p.said, (double)p.took_us / 1000.0, course_text(&c, text));
+}
+
+/* ---- dependencies ---- */
+
+static int say_misunderstood(const char *text, const char *why, struct fm_error *err)
+{
+    fm_autofree char *reason = *why ? fm_strf(" (%s)", why) : fm_xstrdup("");
+    return fm_error_set(err, FM_E_USAGE,
+                        "dependency '%.100s' is not understood%s: use tcp://ADDRESS:PORT or "
+                        "http://ADDRESS[:PORT]/PATH, and ,500ms for the time that it may take",
+                        text, reason);
+}
+
+/* By address: in the container's namespace nobody here can look up names as it does. */
+static bool names_address(const struct fm_probe *p)
+{
+    const char *host = strstr(p->url, "://") + strlen("://");
+    bool six = *host == '[';
+    host += six;
+    fm_autofree char *text = fm_xstrndup(host, strcspn(host, six ? "]/" : ":/?#"));
+    struct fm_ip ip;
+    return fm_ip_parse("", text, &ip, NULL) == 0 && !ip.with_prefix;
+}
+
+/* The latency stands behind the last comma; a path may have commas of its own. */
+static int split_latency(char *text, uint64_t *ms, struct fm_error *err)
+{
+    char *comma = strrchr(text, ',');
+    *ms = DEFAULT_LATENCY_MS;
+    if (!comma)
         return 0;
-    return fm_error_set(err, FM_E_FAILED, "health check %s %s (%d attempt%s)", a.url, a.answer,
-                        attempts, attempts == 1 ? "" : "s");
+    *comma = '\0';
+    int rc = fm_parse_duration(comma + 1, ms, err);
+    return rc == 0 && (*ms == 0 || *ms > MAX_LATENCY_MS)
+               ? fm_error_set(err, FM_E_USAGE, "the time must be from 1ms to 10m")
+               : rc;
+}
+
+static int parse_probe(const struct fm_dependency *d, struct fm_probe *p, struct fm_error *err)
+{
+    const struct fm_probe_target target = {
+        .what = "dependency", .kind = d->kind, .text = d->target};
+    return fm_probe_parse(&target, p, err);
+}
+
+int fm_dependency_parse(const char *text, struct fm_dependency *dependency, struct fm_error *err)
+{
+    fm_autofree char *target = fm_xstrdup(text);
+    struct fm_error why = {0};
+    struct fm_probe p;
+    *dependency =
+        (struct fm_dependency){.attempts = DEFAULT_ATTEMPTS, .interval_ms = DEFAULT_INTERVAL_MS};
+    if (split_latency(target, &dependency->max_latency_ms, &why) < 0)
+        return say_misunderstood(text, why.text, err);
+    if (!strstr(target, "://") || strlen(target) >= sizeof(dependency->target))
+        return say_misunderstood(text, "", err);
+    snprintf(dependency->kind, sizeof(dependency->kind), "%s",
+             fm_starts_with(target, "tcp://") ? "tcp" : "http");
+    snprintf(dependency->target, sizeof(dependency->target), "%s", target);
+    if (parse_probe(dependency, &p, &why) < 0)
+        return say_misunderstood(text, why.text, err);
+    return names_address(&p) ? 0 : say_misunderstood(text, "the host is not an address", err);
+}
+
+/* Waits longer than it is allowed to take, so that the verdict can tell how long it took. */
+static uint64_t patience_ms(const struct fm_dependency *d)
+{
+    uint64_t more = d->max_latency_ms > DEFAULT_LATENCY_MS ? d->max_latency_ms : DEFAULT_LATENCY_MS;
+    return d->max_latency_ms + more;
+}
+
+static int judge_dependency(const struct fm_dependency *d, const struct fm_probe *p,
+                            const struct course *c, struct fm_error *err)
+{
+    char text[96];
+    course_text(c, text);
+    if (p->timed_out)
+        return fm_error_set(err, FM_E_FAILED,
+                            "dependency %s does not answer within %" PRIu64 " ms, allowed %" PRIu64
+                            " ms (%s)",
+                            p->url, p->timeout_ms, d->max_latency_ms, text);
+    if (!p->healthy)
+        return fm_error_set(err, FM_E_FAILED, "dependency %s does not work: %s (%s)", p->url,
+                            p->said, text);
+    return fm_error_set(err, FM_E_FAILED,
+                        "dependency %s answers in %" PRIu64 " ms, allowed %" PRIu64 " ms (%s)",
+                        p->url, p->took_us / 1000, d->max_latency_ms, text);
+}
+
+int fm_verify_dependency(const struct fm_dependency *dependency, const char *netns,
+                         uint64_t limit_ms, char *report, struct fm_error *err)
+{
+    struct fm_probe p;
+    int rc = parse_probe(dependency, &p, err);
+    if (rc < 0)
+        return rc;
+    struct course c = course_begin(dependency->attempts, dependency->interval_ms,
+                                   patience_ms(dependency), limit_ms);
+    bool in_time = false;
+    while (!in_time && next_attempt(&c, &p.timeout_ms)) {
+        fm_probe_try(&p, netns);
+        in_time = p.healthy && p.took_us <= dependency->max_latency_ms * 1000;
+    }
+    write_report(report, &p);
+    return in_time ? 0 : judge_dependency(dependency, &p, &c, err);
+}
+
+/* ---- reachability ---- */
+
+struct view {
+    const struct fm_reach *reach;
+    struct fm_solicitation link;
+};
+
+static int solicit(void *ctx, struct fm_error *err)
+{
+    return fm_solicit(ctx, err);
+}
+
+static int view_link(struct view *v, struct fm_error *err)
+{
+    const char *netns = v->reach->netns;
+    return netns ? fm_netns_run(netns, solicit, &v->link, err) : fm_solicit(&v->link, err);
+}
+
+static int view_tcp(struct view *v, struct fm_error *err)
+{
+    char text[FM_IP_TEXT];
+    struct fm_probe p = {
+        .ip = v->link.ip, .port = v->reach->port, .timeout_ms = v->link.timeout_ms};
+    fm_probe_try(&p, v->reach->netns);
+    v->link.took_us = p.took_us;
+    return p.healthy
+               ? 0
+               : fm_error_set(err, FM_E_UNREACHABLE, "address %s does not answer at port %u: %s",
+                              fm_ip_format(&v->link.ip, text), v->reach->port, p.said);
+}
+
+static int check_mac(const struct view *v, const char *mac, struct fm_error *err)
+{
+    char text[FM_IP_TEXT];
+    if (!v->reach->mac || strcasecmp(mac, v->reach->mac) == 0)
+        return 0;
+    return fm_error_set(err, FM_E_FAILED, "address %s is answered by %s, expected %s",
+                        fm_ip_format(&v->link.ip, text), mac, v->reach->mac);
+}
+
+static int look(struct view *v, struct fm_reach_answer *answer, struct fm_error *err)
+{
+    bool tcp = v->reach->port > 0;
+    int attempts = v->reach->attempts > 0 ? v->reach->attempts : DEFAULT_ATTEMPTS;
+    int rc = -FM_E_UNREACHABLE;
+    while (rc == -FM_E_UNREACHABLE && answer->attempts < attempts) {
+        rc = tcp ? view_tcp(v, err) : view_link(v, err);
+        answer->attempts++;
+    }
+    answer->latency_us = v->link.took_us;
+    if (rc == -FM_E_UNREACHABLE) {
+        fm_autofree char *why = fm_xstrdup(err ? err->text : "");
+        return fm_error_set(err, FM_E_UNREACHABLE, "%s (%d attempt%s)", why, attempts,
+                            attempts == 1 ? "" : "s");
+    }
+    if (rc < 0 || tcp)
+        return rc;
+    fm_mac_format(v->link.mac, answer->mac);
+    return check_mac(v, answer->mac, err);
+}
+
+int fm_verify_reachable(const struct fm_reach *reach, struct fm_reach_answer *answer,
+                        struct fm_error *err)
+{
+    struct view v = {
+        .reach = reach,
+        .link = {.interface = reach->interface,
+                 .timeout_ms = reach->timeout_ms ? reach->timeout_ms : DEFAULT_PATIENCE_MS}};
+    *answer = (struct fm_reach_answer){0};
+    int rc = fm_ip_parse("address", reach->address, &v.link.ip, err);
+    if (rc == 0 && !reach->port && !reach->interface)
+        return fm_error_set(err, FM_E_INVALID, "asking for %s needs an interface or a port",
+                            reach->address);
+    return rc < 0 ? rc : look(&v, answer, err);
 }
