@@ -21,6 +21,9 @@ const struct cli_option cli_run_options[] = {
     {"user", 'u', "UID:GID", "user inside; 0:0 when not given"},
     {"health", 0, "CHECK",
      "http://:PORT/PATH, tcp://:PORT or cmd:COMMAND; asked after a migration"},
+    {"depends", 0, "URL,TIME",
+     "tcp://ADDRESS:PORT or http://ADDRESS/PATH that it needs, and how soon that must answer after "
+     "a migration; may be given again"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -57,6 +60,7 @@ static int add_labels(json_t *body, const struct cli_args *args, struct fm_error
 static int add_lists(json_t *body, const struct cli_args *args, struct fm_error *err)
 {
     json_t *env = cli_values(args, "env"), *volumes = cli_values(args, "volume");
+    json_t *depends = cli_values(args, "depends");
     json_t *command = json_array();
 
     for (size_t i = 0; i < args->words.count; i++)
@@ -66,6 +70,8 @@ static int add_lists(json_t *body, const struct cli_args *args, struct fm_error 
         json_object_set_new(body, "env", env);
     if (volumes)
         json_object_set_new(body, "volumes", volumes);
+    if (depends)
+        json_object_set_new(body, "depends", depends);
     return add_labels(body, args, err);
 }
 

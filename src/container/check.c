@@ -10,6 +10,8 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
+#define MAX_DEPENDENCY 511
+
 bool fm_is_text(const char *s, size_t max)
 {
     size_t len = s ? strnlen(s, max + 1) : 0;
@@ -38,6 +40,16 @@ bool fm_is_clean_path(const char *path)
         path += 1 + len;
     }
     return true;
+}
+
+bool fm_is_dependency(const char *dependency)
+{
+    const char *rest = dependency ? strstr(dependency, "://") : NULL;
+
+    return rest && fm_is_text(dependency, MAX_DEPENDENCY) && rest[3] &&
+           !strpbrk(dependency, " \"'\\") &&
+           (fm_starts_with(dependency, "tcp://") || fm_starts_with(dependency, "http://") ||
+            fm_starts_with(dependency, "https://"));
 }
 
 bool fm_is_digest(const char *digest)

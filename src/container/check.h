@@ -16,6 +16,8 @@ bool fm_is_digest(const char *digest);
 bool fm_is_address(const char *address, bool prefix_length);
 /* "02:42:0a:58:00:05", unicast. */
 bool fm_is_mac(const char *mac);
+/* "tcp://10.88.0.9:5432,500ms" as far as its letters go; who asks for it looks closer. */
+bool fm_is_dependency(const char *dependency);
 /* "1000" or "1000:1000"; fills in what is given, gid = 0 without one. */
 bool fm_parse_user(const char *user, unsigned *uid, unsigned *gid);
 

@@ -10,6 +10,7 @@
 #define MAX_LAYERS 128
 #define MAX_VOLUMES 64
 #define MAX_LABELS 256
+#define MAX_DEPENDS 16
 #define MAX_ITEM_BYTES (128u << 10) /* what execve takes as one argument */
 #define MAX_ARG_BYTES (2u << 20)
 #define MAX_NAME_BYTES 255
@@ -32,6 +33,7 @@ void fm_container_free(struct fm_container *c)
     }
     free(c->volumes);
     clear_health(&c->health);
+    fm_strv_free(&c->depends);
     fm_strv_free(&c->layers);
     fm_strv_free(&c->command);
     fm_strv_free(&c->env);
@@ -106,6 +108,7 @@ json_t *fm_container_to_json(const struct fm_container *c)
     set_string(doc, "gateway", c->gateway);
     json_object_set_new(doc, "volumes", volumes_to_json(c));
     json_object_set_new(doc, "health", health_to_json(&c->health));
+    set_list(doc, "depends", &c->depends);
     json_object_set_new(doc, "labels", c->labels ? json_deep_copy(c->labels) : json_object());
     json_object_set_new(doc, "config", c->config ? json_deep_copy(c->config) : json_null());
     json_object_set_new(doc, "created_us", json_integer((json_int_t)c->created_us));
@@ -334,6 +337,7 @@ static void read_record(struct reader *r, struct fm_container *c)
     c->gateway = get_checked(r, "gateway", is_host, "an address");
     read_volumes(r, c);
     read_health(r, &c->health);
+    get_list(r, "depends", MAX_DEPENDS, fm_is_dependency, "a list of URL,TIME", &c->depends);
     c->labels = read_labels(r);
     c->config = json_deep_copy(get(r, "config", JSON_OBJECT, "an object"));
     c->created_us = get_number(r, "created_us", 0, 0, INT64_MAX);

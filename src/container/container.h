@@ -45,9 +45,10 @@ struct fm_container {
     struct fm_volume *volumes;
     size_t volume_count;
     struct fm_health health;
-    json_t *labels;      /* object of strings */
-    json_t *config;      /* the OCI config.json, as it runs; host paths are rewritten per host */
-    uint64_t created_us; /* realtime */
+    struct fm_strv depends; /* "tcp://10.88.0.9:5432,500ms": what it must reach after a move */
+    json_t *labels;         /* object of strings */
+    json_t *config;         /* the OCI config.json, as it runs; host paths are rewritten per host */
+    uint64_t created_us;    /* realtime */
 };
 
 void fm_container_free(struct fm_container *c); /* NULL is fine */

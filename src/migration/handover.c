@@ -470,11 +470,14 @@ int fm_handover_commit(struct fm_migration *m, struct fm_error *err)
 int fm_handover_verify(struct fm_migration *m, struct fm_error *err)
 {
     uint64_t deadline = fm_now_ms() + m->options.verification_timeout_ms;
+    /* Its verdict is to arrive while somebody waits for it. */
+    json_int_t limit = (json_int_t)(m->options.verification_timeout_ms * 9 / 10);
     for (;;) {
         *err = (struct fm_error){0};
         int rc = fm_handover_connect(m, CONNECT_TIMEOUT_MS, err);
         if (rc == 0)
-            rc = call_void(m, FM_FRAME_VERIFY, NULL, m->options.verification_timeout_ms, err);
+            rc = call_void(m, FM_FRAME_VERIFY, json_pack("{s:I}", "limit_ms", limit),
+                           m->options.verification_timeout_ms, err);
         if (rc == 0 || !fm_handover_is_cut(err) || fm_now_ms() >= deadline)
             return rc;
         fm_handover_disconnect(m);

@@ -68,6 +68,7 @@ struct fm_incoming {
     bool asking;              /* a thread asks the source for its decision */
     bool closing;             /* it is to end */
     pthread_cond_t changed;   /* of the two above */
+    uint64_t verify_until_ms; /* when the source stops to wait for VERIFY; 0: it does not say */
     struct fm_incoming *next; /* the table's */
 };
 

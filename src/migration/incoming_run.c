@@ -403,6 +403,9 @@ static int run_health_command(struct fm_incoming *in, struct fm_error *err)
                                   &exit_code, err);
         if (rc == 0 && exit_code == 0)
             return 0;
+        uint64_t left = fm_incoming_verify_left(in);
+        if (left && left <= h->interval_ms)
+            break;
         if (i + 1 < h->attempts)
             poll(NULL, 0, (int)h->interval_ms);
     }
@@ -426,7 +429,8 @@ static int check_health(struct fm_incoming *in, char *report, struct fm_error *e
                                     .netns = in->has_endpoint ? in->endpoint.netns : NULL,
                                     .attempts = h->attempts,
                                     .interval_ms = h->interval_ms,
-                                    .timeout_ms = h->timeout_ms};
+                                    .timeout_ms = h->timeout_ms,
+                                    .limit_ms = fm_incoming_verify_left(in)};
     return fm_verify_health(&check, report, err);
 }
 
@@ -449,6 +453,7 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
     if (!alive)
         return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
     rc = check_health(in, text, err);
+    rc = fm_incoming_check_dependencies(in, rc, err);
     if (rc < 0 && !*in->return_of)
         return rc;
     if (rc < 0) /* this is the rollback: there is no better place to send it to */

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/incoming.h"
+#include "network/verifier.h"
 
 #define MAX_EXEC_OUTPUT (1u << 20)
 
@@ -151,6 +152,20 @@ int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
 
 /* --- run --- */
 
+static int check_dependencies(const json_t *doc, struct fm_error *err)
+{
+    const json_t *item;
+    size_t i;
+    json_array_foreach(json_object_get(doc, "depends"), i, item)
+    {
+        struct fm_dependency ignored;
+        const char *text = json_string_value(item); /* else the record's reader complains */
+        if (text && fm_dependency_parse(text, &ignored, err) < 0)
+            return fm_error_result(err);
+    }
+    return 0;
+}
+
 static int parse_short_forms(json_t *doc, struct fm_error *err)
 {
     json_t *health = json_object_get(doc, "health");
@@ -227,7 +242,7 @@ static struct fm_container *new_container(struct fm_components *p, const json_t 
                                           struct fm_error *err)
 {
     json_auto_t *doc = json_deep_copy(request);
-    if (parse_short_forms(doc, err) < 0)
+    if (parse_short_forms(doc, err) < 0 || check_dependencies(doc, err) < 0)
         return NULL;
     const char *image_path = json_string_value(json_object_get(doc, "image"));
     if (!image_path) {

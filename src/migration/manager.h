@@ -66,8 +66,8 @@ int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_
 /* --- containers --- */
 /* Body:
  * {"name","image","command":[],"env":[],"cwd","user","ip","mac","memory_bytes","volumes":["SRC:DST[:ro][:shared]"],"health":"…"|{…},
- *  "labels":{}}. `image` is a path on this host (directory, OCI layout, tar) or the name of an
- * imported image. Returns the container's document:
+ *  "depends":["URL,TIME"],"labels":{}}. `image` is a path on this host (directory, OCI layout, tar)
+ * or the name of an imported image. Returns the container's document:
  * {"name","runtime","found":bool,"state","pid","image","ip","mac","command":[],"labels":{},"created","host","migration"?}.
  */
 json_t *fm_manager_container_run(struct fm_manager *m, const json_t *request, struct fm_error *err);

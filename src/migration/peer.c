@@ -54,9 +54,11 @@ static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_err
     return done(p->network.ops->set_remote(p->network.ctx, network, mac, host, err));
 }
 
-static json_t *verify(struct fm_incoming *in, struct fm_error *err)
+static json_t *verify(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     json_t *report = NULL;
+    json_int_t limit = json_integer_value(json_object_get(body, "limit_ms"));
+    in->verify_until_ms = limit > 0 ? fm_now_ms() + (uint64_t)limit : 0;
     return fm_incoming_verify(in, &report, err) < 0 ? NULL : report;
 }
 
@@ -145,7 +147,7 @@ static json_t *on_incoming(struct fm_conversation *v, enum fm_frame_type type, c
         answer = done(fm_incoming_abort(in, "the source aborted", err));
         break;
     case FM_FRAME_VERIFY:
-        answer = verify(in, err);
+        answer = verify(in, body, err);
         break;
     case FM_FRAME_FILL:
         answer = fill(v, in, err);

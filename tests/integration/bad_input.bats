@@ -85,6 +85,9 @@ script()
     refused 2 a run --name first --image "$(root_of busybox)" --ip 192.0.2.1 -- true
     refused 2 a run --name first --image "$(root_of busybox)" --volume nonsense -- true
     refused 2 a run --name first --image "$(root_of busybox)" --health ftp://x -- true
+    refused 2 a run --name first --image "$(root_of busybox)" --depends database:5432 -- true
+    refused 2 a run --name first --image "$(root_of busybox)" --depends tcp://10.88.0.9:5432,soon -- true
+    [[ $stderr == *"'soon' is not a duration"*"tcp://ADDRESS:PORT"* ]]
     refused 3 a run --name first --image /nonexistent -- true
     refused 2 a run --name first --image /etc/hostname -- true
     refused 1 a run --name first --image "$(root_of busybox)" -- /no/such/program

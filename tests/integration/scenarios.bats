@@ -6,6 +6,7 @@
 load lib
 
 ip=10.88.0.5
+database=10.88.0.6
 
 setup_file()
 {
@@ -25,7 +26,7 @@ teardown_file()
 teardown()
 {
     client_kill
-    remove_everywhere redis web
+    remove_everywhere redis web database
 }
 
 # begin [OPTION…]: redis on host a, a client, and what the destination holds before.
@@ -215,34 +216,88 @@ assert_stayed()
     assert_clean b redis
 }
 
-@test "VERIFICATION fails: the service answers 503 on the destination" {
+# web_root: a web server whose health is what /shared/code says, and which is slow to tell it is ready.
+web_root()
+{
     local root=$FM_WORK/root-web
     if [ ! -d "$root" ]; then
         "$top/scripts/make-rootfs" busybox "$root"
         mkdir -p "$root/www/cgi-bin"
         # shellcheck disable=SC2016
         printf '#!/bin/sh\nread -r code </shared/code\nprintf "Status: $code .\\r\\n\\r\\n$code\\n"\n' >"$root/www/cgi-bin/health"
-        chmod 755 "$root/www/cgi-bin/health"
+        printf '#!/bin/sh\nsleep 0.8\nprintf "\\r\\nready\\n"\n' >"$root/www/cgi-bin/ready"
+        chmod 755 "$root/www/cgi-bin/health" "$root/www/cgi-bin/ready"
     fi
+    echo "$root"
+}
+
+# begin_web CODE [OPTION…]: web on host a, where it is healthy; on host b its health is CODE. And the database that it
+# needs, also on host a.
+begin_web()
+{
+    local root code=$1
+    shift
+    root=$(web_root)
     on a sh -c 'echo 200 >/var/lib/shared/code'
-    on b sh -c 'echo 503 >/var/lib/shared/code'
+    on b sh -c "echo $code >/var/lib/shared/code"
+    cluster_cli a -q run --name database --image "$root" --ip "$database" -- httpd -f -p 80 -h /www
     cluster_cli a -q run --name web --image "$root" --ip "$ip" --volume /var/lib/shared:/shared:ro:shared \
-        --health http://:80/cgi-bin/health -- httpd -f -p 80 -h /www
+        --health http://:80/cgi-bin/health "$@" -- httpd -f -p 80 -h /www
     until_true on c curl -sf "http://$ip/cgi-bin/health"
-    refused 5 a migrate web --to host-b
-    [[ $stderr == *"rolled back from VERIFICATION"*503* ]]
-    assert_path a "$(last_migration a)" "PENDING PLANNING PREPARATION EXECUTION VERIFICATION FAILED ROLLBACK FAILED."
+    until_true on c curl -sf "http://$database/cgi-bin/ready"
+}
+
+# assert_web_is_back ID: rolled back from VERIFICATION, and served by the source.
+assert_web_is_back()
+{
+    assert_path a "$1" "PENDING PLANNING PREPARATION EXECUTION VERIFICATION FAILED ROLLBACK FAILED."
     assert_runs_only_on a web
     [ "$(on c curl -sf "http://$ip/cgi-bin/health")" = 200 ]
     assert_clean b web
 }
 
+@test "VERIFICATION fails: the service answers 503 on the destination" {
+    begin_web 503
+    refused 5 a migrate web --to host-b
+    [[ $stderr == *"rolled back from VERIFICATION"*"answered 503"*"(3 attempts)"* ]]
+    assert_web_is_back "$(last_migration a)"
+}
+
+@test "VERIFICATION fails: a dependency is slower than it may be" {
+    begin_web 200 --depends "tcp://$database:80,500ms" --depends "http://$database/cgi-bin/ready,500ms"
+    refused 5 a migrate web --to host-b
+    [[ $stderr =~ "rolled back from VERIFICATION".*"dependency http://$database/cgi-bin/ready answers in "[89][0-9][0-9]" ms, allowed 500 ms (3 attempts)" ]]
+    [[ $stderr != *tcp://* ]]
+    local id
+    id=$(last_migration a)
+    assert_web_is_back "$id"
+    run -0 cluster_cli a migration report "$id"
+    [[ $output == *"dependency http://$database/cgi-bin/ready answers in"* ]]
+}
+
+@test "VERIFICATION fails: 503 three times, and a dependency that is too slow: both are told" {
+    begin_web 503 --depends "http://$database/cgi-bin/ready,500ms"
+    refused 5 a migrate web --to host-b
+    [[ $stderr == *"rolled back from VERIFICATION"*"/cgi-bin/health answered 503"*"(3 attempts); dependency http://$database/"*", allowed 500 ms (3 attempts)"* ]]
+    assert_web_is_back "$(last_migration a)"
+}
+
+@test "VERIFICATION: dependencies that answer in time, from the new host as well" {
+    begin_web 200 --depends "tcp://$database:80,500ms" --depends "http://$database/cgi-bin/ready,3s"
+    run -0 cluster_cli a migrate web --to host-b
+    assert_runs_only_on b web
+    grep -q "Dependency of web: tcp://$database:80 connected in" "$FM_WORK/b.log"
+    run -0 cluster_cli b migrate web --to host-a # the list has come along
+    grep -q "Dependency of web: http://$database/cgi-bin/ready answered 200 in" "$FM_WORK/a.log"
+}
+
 @test "VERIFICATION fails: killed on the destination, restored on the source from the checkpoint" {
     run_redis a redis "$ip"
     on c redis-cli -h "$ip" set before migration
-    cat >"$FM_WORK/kill-redis" <<END
+    cat >"$FM_WORK/kill-redis" <<'END'
 #!/bin/sh
-exec runc kill redis KILL
+runc kill redis KILL
+while runc state redis | grep -q '"status": "running"'; do sleep 0.01; done # a busy machine takes its time
 END
     chmod 755 "$FM_WORK/kill-redis"
     daemon_restart b "FLEXIMIGRATE_FAULT=step.register=run:$FM_WORK/kill-redis"

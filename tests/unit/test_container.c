@@ -28,14 +28,14 @@ static json_t *good_record(void)
 {
     return json_pack(
         "{s:s, s:s, s:b, s:s, s:[s], s:[s,s], s:[s], s:s, s:s, s:I, s:s, s:s, s:s,"
-        " s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, s:i}, s:{s:s}, s:{s:s}, s:I}",
+        " s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, s:i}, s:[s], s:{s:s}, s:{s:s}, s:I}",
         "name", "web-1", "runtime", "runc", "found", 0, "image", "nginx", "layers", LAYER,
         "command", "/bin/sh", "-c", "env", "A=b=c", "cwd", "/srv", "user", "33:34", "memory_bytes",
         (json_int_t)1 << 30, "ip", "10.88.0.5/24", "mac", "02:42:0a:58:00:05", "gateway",
         "10.88.0.1", "volumes", "source", "/srv/data", "target", "/data", "read_only", 1, "shared",
         0, "health", "kind", "tcp", "target", ":80", "attempts", 5, "interval_ms", 100,
-        "timeout_ms", 50, "labels", "tier", "front", "config", "ociVersion", "1.0.2", "created_us",
-        (json_int_t)12345);
+        "timeout_ms", 50, "depends", "tcp://10.88.0.9:5432,500ms", "labels", "tier", "front",
+        "config", "ociVersion", "1.0.2", "created_us", (json_int_t)12345);
 }
 
 static void test_round_trip(void **state)
@@ -52,6 +52,7 @@ static void test_round_trip(void **state)
     assert_true(c->volumes[0].read_only);
     assert_false(c->volumes[0].shared);
     assert_int_equal(c->health.attempts, 5);
+    assert_string_equal(c->depends.items[0], "tcp://10.88.0.9:5432,500ms");
     json_auto_t *again = fm_container_to_json(c);
     assert_true(json_equal(doc, again));
 }
@@ -125,6 +126,14 @@ static void test_hostile(void **state)
         {"health", "{\"kind\":\"tcp\"}"},
         {"health", "{\"kind\":\"tcp\",\"target\":\":1\",\"attempts\":0}"},
         {"health", "{\"kind\":\"tcp\",\"target\":\":1\",\"timeout_ms\":99999999999}"},
+        {"depends", "\"tcp://10.88.0.9:5432\""},
+        {"depends", "[1]"},
+        {"depends", "[\"\"]"},
+        {"depends", "[\"10.88.0.9:5432\"]"},
+        {"depends", "[\"file:///etc/passwd\"]"},
+        {"depends", "[\"tcp://\"]"},
+        {"depends", "[\"http://10.88.0.9/a\\nb\"]"},
+        {"depends", "[\"http://10.88.0.9/a b\"]"},
         {"labels", "{\"a\":1}"},
         {"labels", "[]"},
         {"config", "[]"},
@@ -160,6 +169,7 @@ static void test_too_many(void **state)
         {"layers", "\"" LAYER "\"", 129},
         {"command", "\"x\"", 4097},
         {"volumes", "{\"source\":\"/x\",\"target\":\"/b\"}", 65},
+        {"depends", "\"tcp://10.88.0.9:1\"", 17},
     };
     (void)state;
 
