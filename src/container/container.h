@@ -46,9 +46,9 @@ struct fm_container {
     size_t volume_count;
     struct fm_health health;
     struct fm_strv depends; /* "tcp://10.88.0.9:5432,500ms": what it must reach after a move */
-    json_t *labels;      /* object of strings */
-    json_t *config;      /* the OCI config.json, as it runs; host paths are rewritten per host */
-    uint64_t created_us; /* realtime */
+    json_t *labels;         /* object of strings */
+    json_t *config;         /* the OCI config.json, as it runs; host paths are rewritten per host */
+    uint64_t created_us;    /* realtime */
 };
 
 void fm_container_free(struct fm_container *c); /* NULL is fine */

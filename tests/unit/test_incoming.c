@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/text.h"
 #include "fakes/world.h"
@@ -410,6 +411,33 @@ static void a_runtime_that_does_not_answer_is_no_death(void **state)
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, open_world, close_world)
 
+/* The verdict comes while the source still waits for it, and tells all that is wrong. */
+static void the_verdict_comes_in_time(void **state)
+{
+    (void)state;
+    advance(FM_STAGE_RUNNING);
+    struct fm_container *c = incoming()->container;
+    incoming()->has_endpoint = false; /* asked from this host: nobody listens at port 1 */
+    c->health = (struct fm_health){.kind = fm_xstrdup("tcp"),
+                                   .target = fm_xstrdup("127.0.0.1:1"),
+                                   .attempts = 1000,
+                                   .interval_ms = 20,
+                                   .timeout_ms = 1000};
+    fm_strv_add(&c->depends, "tcp://127.0.0.1:1,50ms");
+    fm_strv_add(&c->depends, "nonsense");
+    uint64_t since = fm_now_ms();
+    assert_int_equal(ask(FM_FRAME_VERIFY, json_pack("{s:i}", "limit_ms", 200)), FM_E_FAILED);
+    assert_true(fm_now_ms() - since < 1000);
+    assert_non_null(strstr(err.text, "health check tcp://127.0.0.1:1 "));
+    assert_non_null(strstr(err.text, " within the limit of "));
+    assert_non_null(strstr(err.text, "); dependency tcp://127.0.0.1:1 does not work: "));
+    assert_non_null(strstr(err.text, "; dependency 'nonsense' is not understood"));
+    c->health.attempts = 2;
+    assert_int_equal(ask(FM_FRAME_VERIFY, NULL), FM_E_FAILED); /* an older source sets no limit */
+    assert_non_null(strstr(err.text, "(2 attempts)"));
+    incoming()->has_endpoint = true;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -430,6 +458,7 @@ int main(void)
         TEST(a_restart_in_each_stage),
         TEST(a_commit_is_heard_again_after_a_restart),
         TEST(a_runtime_that_does_not_answer_is_no_death),
+        TEST(the_verdict_comes_in_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
