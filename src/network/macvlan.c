@@ -7,12 +7,12 @@
 #include <linux/if_packet.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "network/announce.h"
 #include "network/netns.h"
+#include "network/outbox.h"
 
 #define QUEUE_FRAMES 1000
 
@@ -117,7 +117,7 @@ void fm_macvlan_switch_close(struct fm_macvlan_switch *s)
 {
     fm_nl_close(&s->nl);
     if (s->packet_fd >= 0)
-        close(s->packet_fd);
+        fm_outbox_close_later(s->packet_fd);
     s->packet_fd = -1;
 }
 

@@ -126,14 +126,16 @@ static int open_fabric(struct daemon *d, const struct lab_request *q, struct fm_
     return fm_fabric_open(&config, &d->network, err);
 }
 
+static int put_json(struct lab_reply *r, const json_t *json, struct fm_error *err)
+{
+    size_t len = json_dumpb(json, r->json, sizeof(r->json) - 1, JSON_COMPACT);
+    return len < sizeof(r->json) ? 0 : fm_error_set(err, FM_E_FAILED, "too much for a reply");
+}
+
 static int describe(struct daemon *d, struct lab_reply *r, struct fm_error *err)
 {
-    json_t *description = d->network.ops->describe(d->network.ctx, err);
-    if (!description)
-        return fm_error_result(err);
-    size_t len = json_dumpb(description, r->json, sizeof(r->json) - 1, JSON_COMPACT);
-    json_decref(description);
-    return len < sizeof(r->json) ? 0 : fm_error_set(err, FM_E_FAILED, "too much to describe");
+    json_auto_t *description = d->network.ops->describe(d->network.ctx, err);
+    return description ? put_json(r, description, err) : fm_error_result(err);
 }
 
 static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply *r,
@@ -209,12 +211,16 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
     case LAB_DESCRIBE:
         rc = describe(d, r, err);
         break;
-    case LAB_CARRY_NEIGHBOURS: {
-        json_t *list = NULL;
+    case LAB_NEIGHBOURS: {
+        json_auto_t *list = NULL;
         rc = ops->neighbours(ctx, &r->ep, &list, err);
         if (rc == 0)
-            rc = ops->set_neighbours(ctx, &r->ep, list, err);
-        json_decref(list);
+            rc = put_json(r, list, err);
+        break;
+    }
+    case LAB_SET_NEIGHBOURS: {
+        json_auto_t *list = json_loads(q->json, 0, NULL);
+        rc = ops->set_neighbours(ctx, &r->ep, list, err);
         break;
     }
     default:

@@ -37,7 +37,8 @@ enum lab_op {
     LAB_DEFINE,
     LAB_UNDEFINE,
     LAB_DESCRIBE,
-    LAB_CARRY_NEIGHBOURS, /* reads what the endpoint knows and writes it back */
+    LAB_NEIGHBOURS,
+    LAB_SET_NEIGHBOURS,
 };
 
 struct lab_request {
@@ -50,6 +51,7 @@ struct lab_request {
     char network[64]; /* "" is the default one */
     char ip6[64];
     struct fm_network_spec spec; /* LAB_DEFINE */
+    char json[4096];             /* LAB_SET_NEIGHBOURS */
 };
 
 struct lab_reply {
@@ -59,7 +61,7 @@ struct lab_reply {
     struct fm_endpoint ep;
     struct fm_hold_counters counters;
     char text[1024];
-    char json[16384]; /* LAB_DESCRIBE */
+    char json[16384]; /* LAB_DESCRIBE, LAB_NEIGHBOURS */
 };
 
 /* Private network and mount namespaces for this process, with the underlay bridge. */
