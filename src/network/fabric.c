@@ -136,6 +136,7 @@ int fm_fabric_open(const struct fm_fabric_config *config, struct fm_network *net
     fabric->packet_fd = -1;
     pthread_mutex_init(&fabric->make, NULL);
     pthread_mutex_init(&fabric->lock, NULL);
+    pthread_mutex_init(&fabric->net_lock, NULL);
     int rc = open_fabric(fabric, config, err);
     if (rc < 0) {
         fabric_free(fabric);

@@ -42,11 +42,12 @@ struct fm_fabric {
     struct fm_nl slow;    /* making and removing, which can wait behind each other */
     pthread_mutex_t make; /* one change at a time: the clash checks need it */
     int packet_fd;        /* AF_PACKET, for sending */
-    pthread_mutex_t lock; /* guards the lists */
-    struct fm_net *nets;
-    struct fm_net *former;
-    struct fm_ip *peers;
+    struct fm_ip *peers;  /* guarded by `make` */
     size_t peer_count;
+    pthread_mutex_t net_lock; /* guards the two lists of networks; held for a few loads only */
+    struct fm_net *nets;      /* who holds `make` may read without it */
+    struct fm_net *former;
+    pthread_mutex_t lock; /* guards the two lists below */
     struct fm_hold *holds;
     struct fm_staged *staged; /* outboxes of blocked ports */
 };

@@ -403,7 +403,8 @@ static int op_set_remote(void *ctx, const char *network, const char *mac, const 
         return 0;
     struct fm_nl_batch batch = {0};
     fm_fdb_put_remote(&batch, bytes, net->vxlan_index, &ip);
-    if (!fm_hold_owns(fabric, bytes)) /* else the hold relays, and points it there when it ends */
+    if (!fm_hold_owns(fabric, net,
+                      bytes)) /* else the hold relays, and points it there when it ends */
         fm_fdb_put_port(&batch, bytes, net->vxlan_index);
     return fm_nl_run(&fabric->fast, &batch, err);
 }

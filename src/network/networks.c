@@ -139,9 +139,9 @@ const struct fm_net *fm_net_find(struct fm_fabric *fabric, const char *name, str
 {
     if (!name || !name[0])
         name = FM_NETWORK_DEFAULT;
-    pthread_mutex_lock(&fabric->lock);
+    pthread_mutex_lock(&fabric->net_lock);
     const struct fm_net *net = find(fabric, name);
-    pthread_mutex_unlock(&fabric->lock);
+    pthread_mutex_unlock(&fabric->net_lock);
     if (!net)
         fm_error_set(err, FM_E_NOT_FOUND, "there is no network '%s' on this host", name);
     return net;
@@ -150,17 +150,17 @@ const struct fm_net *fm_net_find(struct fm_fabric *fabric, const char *name, str
 const struct fm_net *fm_net_of_bridge(struct fm_fabric *fabric, int bridge, const char *name)
 {
     const struct fm_net *found = NULL;
-    pthread_mutex_lock(&fabric->lock);
+    pthread_mutex_lock(&fabric->net_lock);
     for (const struct fm_net *net = fabric->nets; bridge && net; net = net->next)
         if (net->bridge_index == bridge && (!found || fm_streq(net->spec.name, name)))
             found = net;
-    pthread_mutex_unlock(&fabric->lock);
+    pthread_mutex_unlock(&fabric->net_lock);
     return found;
 }
 
 const struct fm_net **fm_net_list(struct fm_fabric *fabric, size_t *count)
 {
-    pthread_mutex_lock(&fabric->lock);
+    pthread_mutex_lock(&fabric->net_lock);
     size_t n = 0;
     for (const struct fm_net *net = fabric->nets; net; net = net->next)
         n++;
@@ -168,13 +168,13 @@ const struct fm_net **fm_net_list(struct fm_fabric *fabric, size_t *count)
     *count = n;
     for (const struct fm_net *net = fabric->nets; net; net = net->next)
         list[--n] = net; /* in the order of their definition */
-    pthread_mutex_unlock(&fabric->lock);
+    pthread_mutex_unlock(&fabric->net_lock);
     return list;
 }
 
 static void list_put(struct fm_fabric *fabric, struct fm_net *net)
 {
-    pthread_mutex_lock(&fabric->lock);
+    pthread_mutex_lock(&fabric->net_lock);
     struct fm_net **at = &fabric->nets;
     while (*at && !fm_streq((*at)->spec.name, net->spec.name))
         at = &(*at)->next;
@@ -185,12 +185,12 @@ static void list_put(struct fm_fabric *fabric, struct fm_net *net)
         old->next = fabric->former;
         fabric->former = old;
     }
-    pthread_mutex_unlock(&fabric->lock);
+    pthread_mutex_unlock(&fabric->net_lock);
 }
 
 static void list_remove(struct fm_fabric *fabric, const char *name)
 {
-    pthread_mutex_lock(&fabric->lock);
+    pthread_mutex_lock(&fabric->net_lock);
     struct fm_net **at = &fabric->nets;
     while (*at && !fm_streq((*at)->spec.name, name))
         at = &(*at)->next;
@@ -200,7 +200,7 @@ static void list_remove(struct fm_fabric *fabric, const char *name)
         old->next = fabric->former;
         fabric->former = old;
     }
-    pthread_mutex_unlock(&fabric->lock);
+    pthread_mutex_unlock(&fabric->net_lock);
 }
 
 void fm_net_free_all(struct fm_fabric *fabric)

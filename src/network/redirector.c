@@ -32,6 +32,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "network/capture.h"
+#include "network/frame_queue.h"
 #include "network/outbox.h"
 
 #define DEFAULT_BYTES (16u << 20)
@@ -46,12 +47,6 @@ enum hold_state {
     HOLD_HOLDING, /* queue */
     HOLD_LOCAL,   /* into the container's veth */
     HOLD_FORWARD, /* into the VXLAN device */
-};
-
-struct held_frame {
-    struct held_frame *next;
-    uint32_t len;
-    uint8_t bytes[];
 };
 
 struct fm_hold {
@@ -73,9 +68,7 @@ struct fm_hold {
     pthread_t thread;
     pthread_mutex_t lock; /* everything below */
     enum hold_state state;
-    struct held_frame *first, **last;
-    uint64_t queued_bytes;
-    uint32_t queued_frames;
+    struct fm_frame_queue queue;
     struct fm_hold_counters counters;
     uint8_t buffer[FRAME_MAX];
 };
@@ -119,19 +112,12 @@ static void deliver(struct fm_hold *hold, uint8_t *frame, size_t len)
 
 static void enqueue(struct fm_hold *hold, const uint8_t *bytes, size_t len)
 {
-    if (hold->queued_frames >= hold->limits.max_frames ||
-        hold->queued_bytes + len > hold->limits.max_bytes) {
+    if (hold->queue.frames >= hold->limits.max_frames ||
+        hold->queue.bytes + len > hold->limits.max_bytes) {
         hold->counters.dropped++;
         return;
     }
-    struct held_frame *frame = fm_xmalloc(sizeof(*frame) + len);
-    frame->next = NULL;
-    frame->len = (uint32_t)len;
-    memcpy(frame->bytes, bytes, len);
-    *hold->last = frame;
-    hold->last = &frame->next;
-    hold->queued_frames++;
-    hold->queued_bytes += len;
+    fm_frame_queue_put(&hold->queue, bytes, len);
     hold->counters.held++;
     hold->counters.held_bytes += len;
 }
@@ -164,26 +150,20 @@ static bool drain_tap(struct fm_hold *hold, unsigned limit)
 
 static void flush_queue(struct fm_hold *hold)
 {
-    while (hold->first) {
-        struct held_frame *frame = hold->first;
-        hold->first = frame->next;
+    struct fm_frame *frame;
+    while ((frame = fm_frame_queue_take(&hold->queue))) {
         deliver(hold, frame->bytes, frame->len);
         free(frame);
     }
-    hold->last = &hold->first;
-    hold->queued_frames = 0;
-    hold->queued_bytes = 0;
 }
 
 static void discard_queue(struct fm_hold *hold)
 {
-    while (hold->first) {
-        struct held_frame *frame = hold->first;
-        hold->first = frame->next;
+    struct fm_frame *frame;
+    while ((frame = fm_frame_queue_take(&hold->queue))) {
         hold->counters.dropped++;
         free(frame);
     }
-    hold->last = &hold->first;
 }
 
 static void send_last_words(struct fm_hold *hold)
@@ -379,7 +359,6 @@ int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
     hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
     hold->tap_fd = hold->packet_fd = hold->outbox = hold->last_words_fd = hold->stop_fd = -1;
-    hold->last = &hold->first;
     pthread_mutex_init(&hold->lock, NULL);
     int rc = fm_port_find(fabric, ep, &hold->port, err);
     if (rc == 0 && hold->port.net->spec.mode == FM_NETWORK_MACVLAN)
@@ -534,11 +513,17 @@ void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters)
     hold_free(hold);
 }
 
+static bool is_of(const struct fm_hold *hold, const struct fm_net *net, const uint8_t mac[6])
+{
+    return memcmp(hold->port.mac, mac, 6) == 0 &&
+           fm_streq(hold->port.net->spec.name, net->spec.name);
+}
+
 void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port)
 {
     pthread_mutex_lock(&fabric->lock);
     for (struct fm_hold *hold = fabric->holds; hold; hold = hold->next) {
-        if (memcmp(hold->port.mac, port->mac, 6) != 0)
+        if (!is_of(hold, port->net, port->mac))
             continue;
         pthread_mutex_lock(&hold->lock);
         if (hold->state == HOLD_FORWARD) {
@@ -550,14 +535,14 @@ void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port)
     pthread_mutex_unlock(&fabric->lock);
 }
 
-bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6])
+bool fm_hold_owns(struct fm_fabric *fabric, const struct fm_net *net, const uint8_t mac[6])
 {
     bool owns = false;
     pthread_mutex_lock(&fabric->lock);
     for (struct fm_hold *hold = fabric->holds; hold && !owns; hold = hold->next) {
         pthread_mutex_lock(&hold->lock);
-        owns = memcmp(hold->port.mac, mac, 6) == 0 &&
-               (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
+        owns =
+            is_of(hold, net, mac) && (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
         pthread_mutex_unlock(&hold->lock);
     }
     pthread_mutex_unlock(&fabric->lock);

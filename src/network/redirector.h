@@ -22,7 +22,7 @@ void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters);
  * arrives there now goes to the local port. */
 void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port);
 /* True while a hold has the bridge's entry of this MAC: nobody else may point it elsewhere. */
-bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6]);
+bool fm_hold_owns(struct fm_fabric *fabric, const struct fm_net *net, const uint8_t mac[6]);
 /* Removes what holds of a dead daemon left on this network. */
 int fm_hold_remove_stale(struct fm_fabric *fabric, const struct fm_net *net, struct fm_error *err);
 

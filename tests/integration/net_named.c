@@ -2,6 +2,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include "base/cleanup.h"
+#include "net_actors.h"
 
 #define SWITCH "/proc/self/ns/net"
 
@@ -15,6 +20,17 @@ struct fm_network_spec named_overlay(void)
         .gateway6 = "fd00:89::1",
         .vni = 77,
     };
+}
+
+struct fm_network_spec named_spec(enum fm_network_mode mode)
+{
+    struct fm_network_spec spec = named_overlay();
+    spec.mode = mode;
+    if (mode == FM_NETWORK_OVERLAY)
+        return spec;
+    spec.vni = 0;
+    snprintf(spec.parent, sizeof(spec.parent), "%s", mode == FM_NETWORK_BRIDGE ? "ubr0" : "v");
+    return spec;
 }
 
 const char *named_mode(enum fm_network_mode mode)
@@ -62,13 +78,7 @@ struct scene named_scene(enum fm_network_mode mode)
     start_hosts(false);
     if (!overlay)
         free(lab_sh(SWITCH, "ip link add ul1 type bridge forward_delay 0; ip link set ul1 up"));
-    struct lab_request define = {.op = LAB_DEFINE, .spec = named_overlay()};
-    define.spec.mode = mode;
-    if (!overlay) {
-        define.spec.vni = 0;
-        snprintf(define.spec.parent, sizeof(define.spec.parent), "%s",
-                 mode == FM_NETWORK_BRIDGE ? "ubr0" : "v");
-    }
+    struct lab_request define = {.op = LAB_DEFINE, .spec = named_spec(mode)};
     for (int i = 0; i < 3; i++) {
         if (!overlay)
             plug(hosts[i], mode);
@@ -108,4 +118,17 @@ void named_scene_stop(enum fm_network_mode mode)
     if (mode != FM_NETWORK_OVERLAY)
         free(lab_sh(SWITCH, "for i in 1 2 3; do ip link del v$i 2>/dev/null || true; done; "
                             "ip link del ul1"));
+}
+
+bool named_answered(const char *netns, const char *ip, unsigned patience_ms)
+{
+    struct sockaddr_storage address;
+    socklen_t len = net_address(ip, NAMED_PORT, &address);
+    fm_autoclose int fd = lab_socket(netns, address.ss_family, SOCK_DGRAM);
+    struct timeval patience = {.tv_sec = patience_ms / 1000,
+                               .tv_usec = (long)(patience_ms % 1000) * 1000};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    char byte = 'x';
+    return connect(fd, (struct sockaddr *)&address, len) == 0 && send(fd, &byte, 1, 0) == 1 &&
+           recv(fd, &byte, 1, 0) == 1;
 }
