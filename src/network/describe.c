@@ -159,10 +159,10 @@ json_t *fm_fabric_describe(struct fm_fabric *fabric, struct fm_error *err)
 {
     struct picture picture fm_cleanup(picture_free) = {0};
     size_t count;
-    fm_autofree const struct fm_net **nets = fm_net_list(fabric, &count);
+    fm_autofree struct fm_net *nets = fm_net_list(fabric, &count);
     bool macvlan = false;
     for (size_t i = 0; i < count; i++)
-        macvlan |= nets[i]->spec.mode == FM_NETWORK_MACVLAN;
+        macvlan |= nets[i].spec.mode == FM_NETWORK_MACVLAN;
     int rc = fm_link_each(&fabric->slow, keep_link, &picture, err);
     if (rc == 0)
         rc = fm_fdb_each(&fabric->slow, keep_entry, &picture, err);
@@ -172,6 +172,6 @@ json_t *fm_fabric_describe(struct fm_fabric *fabric, struct fm_error *err)
         return NULL;
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, describe_net(&picture, nets[i]));
+        json_array_append_new(list, describe_net(&picture, &nets[i]));
     return json_pack("{s:o}", "networks", list);
 }

@@ -158,16 +158,16 @@ const struct fm_net *fm_net_of_bridge(struct fm_fabric *fabric, int bridge, cons
     return found;
 }
 
-const struct fm_net **fm_net_list(struct fm_fabric *fabric, size_t *count)
+struct fm_net *fm_net_list(struct fm_fabric *fabric, size_t *count)
 {
     pthread_mutex_lock(&fabric->net_lock);
     size_t n = 0;
     for (const struct fm_net *net = fabric->nets; net; net = net->next)
         n++;
-    const struct fm_net **list = fm_xcalloc(n + 1, sizeof(list[0]));
-    *count = n;
+    struct fm_net *list = fm_xcalloc(n + 1, sizeof(*list));
+    *count = 0;
     for (const struct fm_net *net = fabric->nets; net; net = net->next)
-        list[--n] = net; /* in the order of their definition */
+        list[(*count)++] = *net;
     pthread_mutex_unlock(&fabric->net_lock);
     return list;
 }

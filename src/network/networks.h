@@ -9,8 +9,8 @@
 const struct fm_net *fm_net_find(struct fm_fabric *fabric, const char *name, struct fm_error *err);
 /* The network whose bridge this is; NULL: none. `name` chooses among several on one bridge. */
 const struct fm_net *fm_net_of_bridge(struct fm_fabric *fabric, int bridge, const char *name);
-/* The networks, and the peers, as they are now; the caller frees the array. */
-const struct fm_net **fm_net_list(struct fm_fabric *fabric, size_t *count);
+/* Copies of all, in the order of their definition; the caller frees the array. */
+struct fm_net *fm_net_list(struct fm_fabric *fabric, size_t *count);
 
 /* The functions of fm_network_ops with these names; the caller holds fabric->make. */
 int fm_net_define(struct fm_fabric *fabric, const struct fm_network_spec *spec,
