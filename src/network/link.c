@@ -462,6 +462,7 @@ int fm_link_each(struct fm_nl *nl, fm_link_each_fn each, void *ctx, struct fm_er
     nlh->nlmsg_type = RTM_GETLINK;
     nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
     mnl_nlmsg_put_extra_header(nlh, sizeof(struct ifinfomsg));
+    mnl_attr_put_u32(nlh, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS); /* most of an answer otherwise */
     struct walk walk = {each, ctx};
     return fm_nl_query(nl, nlh, step_link, &walk, err);
 }

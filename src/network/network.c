@@ -277,13 +277,19 @@ static int op_unstage(void *ctx, const struct fm_endpoint *ep, struct fm_error *
     return rc < 0 ? fm_error_prefix(err, "cannot remove the network of '%s'", ep->name) : 0;
 }
 
+/* Who must hear it at once are the switches elsewhere, which learn the place. The containers on
+ * this bridge know the MAC already, mostly, and there may be hundreds. */
 static int announce(struct fm_fabric *fabric, const struct fm_port *port, struct fm_error *err)
 {
+    const struct fm_net *net = port->net;
+    bool overlay = net->spec.mode == FM_NETWORK_OVERLAY;
+    int interface = overlay ? net->vxlan_index : net->bridge_index;
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < FM_COUNT(port->ips); i++)
+    for (size_t i = 0; interface && rc == 0 && i < FM_COUNT(port->ips); i++)
         if (port->ips[i].family)
-            rc = fm_announce(fabric->packet_fd, port->net->bridge_index, &port->ips[i], port->mac,
-                             err);
+            rc = fm_announce(fabric->packet_fd, interface, &port->ips[i], port->mac, err);
+    if (overlay)
+        fm_announce_later(fabric->packet_fd, net->bridge_index, port->ips, port->mac);
     return rc;
 }
 

@@ -430,6 +430,31 @@ static void test_daemon_dies_in_hold(void **state)
     die_in_hold(FM_NETWORK_MACVLAN);
 }
 
+/* A daemon of an earlier version made the container's veth. */
+static void test_old_alias(void **state)
+{
+    (void)state;
+    lab_host_start(&host_a, 1);
+    open_fabric(&host_a);
+    struct lab_reply r = CALL(host_a, LAB_STAGE, SERVER, .flag = true);
+    free(lab_sh(host_a.netns, "ip link set %s alias 'fleximigrate server %s %s'", r.ep.host_if,
+                r.ep.ip, r.ep.mac));
+    lab_host_kill(&host_a);
+    lab_host_restart(&host_a);
+    open_fabric(&host_a);
+    json_auto_t *net = described(&host_a, "default");
+    json_t *port = json_array_get(json_object_get(net, "ports"), 0);
+    assert_string_equal(json_string_value(json_object_get(port, "container")), "server");
+    assert_true(json_is_true(json_object_get(port, "open")));
+    r = TRY(host_a, LAB_STAGE, .name = "other", .ip = SERVER_IP);
+    assert_int_equal(r.rc, -FM_E_EXISTS);
+    CALL(host_a, LAB_STAGE, SERVER, .flag = true);
+    fm_autofree char *alias = lab_sh(host_a.netns, "ip link | grep alias");
+    assert_non_null(strstr(alias, " - default"));
+    CALL(host_a, LAB_UNSTAGE, SERVER);
+    lab_host_stop(&host_a);
+}
+
 /* Two containers on one parent hear each other, and clash as on a bridge. */
 static void test_macvlan_neighbours(void **state)
 {
@@ -500,8 +525,8 @@ int main(void)
         cmocka_unit_test(test_life_of_a_network),   cmocka_unit_test(test_refused_networks),
         cmocka_unit_test(test_refused_endpoints),   cmocka_unit_test(test_networks_are_apart),
         cmocka_unit_test(test_description),         cmocka_unit_test(test_inspect),
-        cmocka_unit_test(test_daemon_dies_in_hold), cmocka_unit_test(test_macvlan_neighbours),
-        cmocka_unit_test(test_ipv6_underlay),
+        cmocka_unit_test(test_daemon_dies_in_hold), cmocka_unit_test(test_old_alias),
+        cmocka_unit_test(test_macvlan_neighbours),  cmocka_unit_test(test_ipv6_underlay),
     };
     return cmocka_run_group_tests_name("fabric-networks", tests, NULL, NULL);
 }
