@@ -83,6 +83,11 @@ bool fm_ip_in_subnet(const struct fm_ip *ip, const struct fm_ip *subnet)
     return true;
 }
 
+bool fm_ip_overlaps(const struct fm_ip *subnet, const struct fm_ip *other)
+{
+    return fm_ip_in_subnet(subnet, other) || fm_ip_in_subnet(other, subnet);
+}
+
 bool fm_ip_is_reserved(const struct fm_ip *ip, const struct fm_ip *subnet)
 {
     unsigned bits = (unsigned)fm_ip_size(ip) * 8;
@@ -170,4 +175,9 @@ void fm_ip_link_local(const uint8_t mac[6], struct fm_ip *ip)
 void fm_host_if_name(const char *container, char name[16])
 {
     snprintf(name, 16, "fm%08x", hash32(container, strlen(container)));
+}
+
+void fm_network_if_name(const char *prefix, const char *network, char name[16])
+{
+    snprintf(name, 16, "%.7s%08x", prefix, hash32(network, strlen(network)));
 }

@@ -29,6 +29,8 @@ char *fm_ip_format_prefix(const struct fm_ip *ip, char text[FM_IP_TEXT]);
 /* Same address; prefixes are not compared. */
 bool fm_ip_equal(const struct fm_ip *a, const struct fm_ip *b);
 bool fm_ip_in_subnet(const struct fm_ip *ip, const struct fm_ip *subnet);
+/* One of the two contains the other. */
+bool fm_ip_overlaps(const struct fm_ip *subnet, const struct fm_ip *other);
 /* The network's own address, and in IPv4 its broadcast address: no container can have them. */
 bool fm_ip_is_reserved(const struct fm_ip *ip, const struct fm_ip *subnet);
 /* As a socket address (without port); returns its length. */
@@ -47,5 +49,7 @@ void fm_ip_link_local(const uint8_t mac[6], struct fm_ip *ip);
 
 /* The bridge side of a container's veth pair: "fm" and 8 hexadecimal digits. */
 void fm_host_if_name(const char *container, char name[16]);
+/* The devices of a named network: "fmb" and "fmx" and 8 hexadecimal digits. */
+void fm_network_if_name(const char *prefix, const char *network, char name[16]);
 
 #endif

@@ -2,9 +2,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "base/text.h"
 
 #include "network/ethernet.h"
 
@@ -65,4 +71,47 @@ int fm_announce(int packet_fd, int interface, const struct fm_ip *ip, const uint
     if (sendto(packet_fd, frame, len, 0, (const struct sockaddr *)&to, sizeof(to)) < 0)
         return fm_error_errno(err, errno, "cannot announce the address");
     return 0;
+}
+
+void fm_announce_all(int packet_fd, int interface, const struct fm_ip ips[2], const uint8_t mac[6])
+{
+    struct fm_error ignored = {0};
+    for (size_t i = 0; i < 2; i++)
+        if (ips[i].family)
+            fm_announce(packet_fd, interface, &ips[i], mac, &ignored);
+}
+
+struct announcement {
+    int packet_fd; /* its own */
+    int interface;
+    struct fm_ip ips[2];
+    uint8_t mac[6];
+};
+
+static void *announce_body(void *arg)
+{
+    struct announcement *a = arg;
+    fm_announce_all(a->packet_fd, a->interface, a->ips, a->mac);
+    close(a->packet_fd);
+    free(a);
+    return NULL;
+}
+
+void fm_announce_later(int packet_fd, int interface, const struct fm_ip ips[2],
+                       const uint8_t mac[6])
+{
+    struct announcement *a = fm_xcalloc(1, sizeof(*a));
+    *a = (struct announcement){.packet_fd = fcntl(packet_fd, F_DUPFD_CLOEXEC, 0),
+                               .interface = interface,
+                               .ips = {ips[0], ips[1]}};
+    memcpy(a->mac, mac, 6);
+    pthread_t thread;
+    if (a->packet_fd >= 0 && pthread_create(&thread, NULL, announce_body, a) == 0) {
+        pthread_detach(thread);
+        return;
+    }
+    fm_announce_all(packet_fd, interface, ips, mac);
+    if (a->packet_fd >= 0)
+        close(a->packet_fd);
+    free(a);
 }

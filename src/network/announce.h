@@ -13,5 +13,10 @@ size_t fm_announcement_build(const struct fm_ip *ip, const uint8_t mac[6],
 /* Sends it on an interface through an AF_PACKET socket. */
 int fm_announce(int packet_fd, int interface, const struct fm_ip *ip, const uint8_t mac[6],
                 struct fm_error *err);
+/* Announces both addresses (family 0: none), as far as it works. */
+void fm_announce_all(int packet_fd, int interface, const struct fm_ip ips[2], const uint8_t mac[6]);
+/* The same on a thread of its own: a bridge hands the frames to each of its ports, one by one. */
+void fm_announce_later(int packet_fd, int interface, const struct fm_ip ips[2],
+                       const uint8_t mac[6]);
 
 #endif

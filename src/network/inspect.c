@@ -9,15 +9,16 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "network/netns.h"
+#include "network/networks.h"
 
 struct inside {
     struct fm_link link; /* the interface with the address */
-    struct fm_ip ip;
-    struct fm_ip gateway;
+    struct fm_ip ips[2]; /* IPv4 and IPv6, or the only one and none */
+    struct fm_ip gateways[2];
     unsigned connected; /* interfaces with an address */
     struct fm_nl nl;
-    struct fm_link candidate; /* while walking */
-    struct fm_ip candidate_ip;
+    struct fm_link candidate;      /* while walking */
+    struct fm_ip candidate_ips[2]; /* by family: the first one of each */
 };
 
 static int take_address(const struct nlmsghdr *nlh, void *ctx)
@@ -27,8 +28,8 @@ static int take_address(const struct nlmsghdr *nlh, void *ctx)
     if ((int)info->ifa_index != in->candidate.index || info->ifa_scope != RT_SCOPE_UNIVERSE ||
         (info->ifa_family != AF_INET && info->ifa_family != AF_INET6))
         return 0;
-    if (in->candidate_ip.family == AF_INET || /* the first IPv4 address, else the first IPv6 one */
-        (in->candidate_ip.family && info->ifa_family == AF_INET6))
+    struct fm_ip *first = &in->candidate_ips[info->ifa_family == AF_INET6];
+    if (first->family)
         return 0;
     struct fm_ip ip = {.family = info->ifa_family, .prefix = info->ifa_prefixlen};
     const struct nlattr *attr;
@@ -38,7 +39,7 @@ static int take_address(const struct nlmsghdr *nlh, void *ctx)
         if (mnl_attr_get_type(attr) != wanted || mnl_attr_get_payload_len(attr) != fm_ip_size(&ip))
             continue;
         memcpy(ip.bytes, mnl_attr_get_payload(attr), fm_ip_size(&ip));
-        in->candidate_ip = ip;
+        *first = ip;
     }
     return 0;
 }
@@ -48,9 +49,10 @@ static int take_default_route(const struct nlmsghdr *nlh, void *ctx)
     struct inside *in = ctx;
     const struct rtmsg *info = mnl_nlmsg_get_payload(nlh);
     if (info->rtm_dst_len != 0 || info->rtm_table != RT_TABLE_MAIN ||
-        info->rtm_family != in->ip.family || info->rtm_type != RTN_UNICAST)
+        info->rtm_type != RTN_UNICAST ||
+        (info->rtm_family != AF_INET && info->rtm_family != AF_INET6))
         return 0;
-    struct fm_ip gateway = {.family = in->ip.family};
+    struct fm_ip gateway = {.family = info->rtm_family};
     bool has_gateway = false;
     int interface = 0;
     const struct nlattr *attr;
@@ -64,8 +66,9 @@ static int take_default_route(const struct nlmsghdr *nlh, void *ctx)
             has_gateway = true;
         }
     }
-    if (has_gateway && interface == in->link.index)
-        in->gateway = gateway;
+    for (size_t i = 0; i < FM_COUNT(in->ips); i++)
+        if (has_gateway && interface == in->link.index && in->ips[i].family == gateway.family)
+            in->gateways[i] = gateway;
     return 0;
 }
 
@@ -100,13 +103,15 @@ static int look_around(struct inside *in, struct fm_error *err)
     int rc = fm_link_each(&in->nl, collect_link, list, err);
     for (size_t i = 0; rc == 0 && i < list->count; i++) {
         in->candidate = list->links[i];
-        in->candidate_ip = (struct fm_ip){0};
+        memset(in->candidate_ips, 0, sizeof(in->candidate_ips));
         rc = query(&in->nl, RTM_GETADDR, sizeof(struct ifaddrmsg), take_address, in, err);
-        if (rc < 0 || !in->candidate_ip.family)
+        bool ipv4 = in->candidate_ips[0].family != 0;
+        if (rc < 0 || (!ipv4 && !in->candidate_ips[1].family))
             continue;
         in->connected++;
         in->link = in->candidate;
-        in->ip = in->candidate_ip;
+        in->ips[0] = in->candidate_ips[ipv4 ? 0 : 1];
+        in->ips[1] = ipv4 ? in->candidate_ips[1] : (struct fm_ip){0};
     }
     if (rc == 0 && in->connected)
         rc = query(&in->nl, RTM_GETROUTE, sizeof(struct rtmsg), take_default_route, in, err);
@@ -125,14 +130,12 @@ static int look_inside(void *ctx, struct fm_error *err)
 }
 
 /* The names that stage gave, when it was us who connected this container. */
-static void take_own_names(struct fm_fabric *fabric, const struct fm_link *host,
+static void take_own_names(struct fm_fabric *fabric, const struct fm_owner *owner,
                            const struct stat *netns, struct fm_endpoint *ep)
 {
-    struct fm_owner owner;
-    if (!fm_owner_parse(host->alias, &owner))
-        return;
-    snprintf(ep->name, sizeof(ep->name), "%s", owner.name);
-    fm_autofree char *pinned = fm_strf("%s/netns/%s", fabric->run_dir, owner.name);
+    snprintf(ep->name, sizeof(ep->name), "%s", owner->name);
+    snprintf(ep->network, sizeof(ep->network), "%s", owner->network);
+    fm_autofree char *pinned = fm_strf("%s/netns/%s", fabric->run_dir, owner->name);
     struct stat there;
     struct fm_error ignored = {0};
     if (fm_netns_identity(pinned, &there, &ignored) == 0 && there.st_ino == netns->st_ino &&
@@ -176,17 +179,28 @@ int fm_endpoint_inspect(struct fm_fabric *fabric, pid_t pid, struct fm_endpoint 
         return fm_error_set(err, FM_E_REFUSED,
                             "process %d has %u interfaces with addresses; only one can be moved",
                             (int)pid, in.connected);
-    struct fm_link outside;
-    rc = find_host_side(fabric, &in, pid, &outside, err);
-    if (rc < 0)
+    struct fm_owner owner;
+    struct fm_link outside = {0};
+    bool macvlan = fm_streq(in.link.kind, "macvlan") && fm_owner_parse(in.link.alias, &owner);
+    if (!macvlan && (rc = find_host_side(fabric, &in, pid, &outside, err)) < 0)
         return rc;
     *found = true;
-    fm_ip_format_prefix(&in.ip, ep->ip);
+    fm_ip_format_prefix(&in.ips[0], ep->ip);
+    if (in.ips[1].family)
+        fm_ip_format_prefix(&in.ips[1], ep->ip6);
     fm_mac_format(in.link.mac, ep->mac);
-    fm_ip_format(&in.gateway, ep->gateway);
+    fm_ip_format(&in.gateways[0], ep->gateway);
+    fm_ip_format(&in.gateways[1], ep->gateway6);
     snprintf(ep->ifname, sizeof(ep->ifname), "%s", in.link.name);
-    snprintf(ep->host_if, sizeof(ep->host_if), "%s", outside.name);
     snprintf(ep->netns, sizeof(ep->netns), "%s", path);
-    take_own_names(fabric, &outside, &netns, ep);
+    if (macvlan)
+        fm_host_if_name(owner.name, ep->host_if);
+    else
+        snprintf(ep->host_if, sizeof(ep->host_if), "%s", outside.name);
+    if (macvlan || fm_owner_parse(outside.alias, &owner))
+        take_own_names(fabric, &owner, &netns, ep);
+    const struct fm_net *net = fm_net_of_bridge(fabric, outside.master, ep->network);
+    if (net)
+        snprintf(ep->network, sizeof(ep->network), "%s", net->spec.name);
     return 0;
 }

@@ -5,6 +5,7 @@
 #include <linux/if.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <poll.h>
@@ -15,6 +16,7 @@
 #include "base/text.h"
 
 #define WAIT_UP_MS 2000
+#define FIFO_HANDLE 0xf1f00000u
 
 /* ---- requests ---- */
 
@@ -94,6 +96,51 @@ void fm_link_put_veth(struct fm_nl_batch *batch, const struct fm_veth *veth)
     mnl_attr_nest_end(nlh, peer);
     mnl_attr_nest_end(nlh, data);
     mnl_attr_nest_end(nlh, info);
+}
+
+void fm_link_put_macvlan(struct fm_nl_batch *batch, const struct fm_macvlan *macvlan)
+{
+    struct nlmsghdr *nlh =
+        add_link(batch, "cannot make the macvlan", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0);
+    mnl_attr_put_strz(nlh, IFLA_IFNAME, macvlan->name);
+    mnl_attr_put_u32(nlh, IFLA_LINK, (uint32_t)macvlan->parent);
+    mnl_attr_put_u32(nlh, IFLA_MTU, (uint32_t)macvlan->mtu);
+    if (macvlan->mac)
+        mnl_attr_put(nlh, IFLA_ADDRESS, 6, macvlan->mac);
+    if (macvlan->netns >= 0)
+        mnl_attr_put_u32(nlh, IFLA_NET_NS_FD, (uint32_t)macvlan->netns);
+    struct nlattr *info = mnl_attr_nest_start(nlh, IFLA_LINKINFO);
+    mnl_attr_put_strz(nlh, IFLA_INFO_KIND, "macvlan");
+    struct nlattr *data = mnl_attr_nest_start(nlh, IFLA_INFO_DATA);
+    mnl_attr_put_u32(nlh, IFLA_MACVLAN_MODE,
+                     macvlan->deaf ? MACVLAN_MODE_SOURCE : MACVLAN_MODE_BRIDGE);
+    mnl_attr_nest_end(nlh, data);
+    mnl_attr_nest_end(nlh, info);
+}
+
+void fm_link_put_macvlan_deaf(struct fm_nl_batch *batch, int index, bool deaf)
+{
+    struct nlmsghdr *nlh = add_link(batch, "cannot switch the macvlan", RTM_NEWLINK, 0, index);
+    struct nlattr *info = mnl_attr_nest_start(nlh, IFLA_LINKINFO);
+    mnl_attr_put_strz(nlh, IFLA_INFO_KIND, "macvlan");
+    struct nlattr *data = mnl_attr_nest_start(nlh, IFLA_INFO_DATA);
+    mnl_attr_put_u32(nlh, IFLA_MACVLAN_MODE, deaf ? MACVLAN_MODE_SOURCE : MACVLAN_MODE_BRIDGE);
+    mnl_attr_nest_end(nlh, data);
+    mnl_attr_nest_end(nlh, info);
+}
+
+void fm_link_put_fifo(struct fm_nl_batch *batch, int index, uint32_t frames)
+{
+    struct nlmsghdr *nlh = fm_nl_add(batch, "cannot set the queue of a link", RTM_NEWQDISC,
+                                     NLM_F_CREATE | NLM_F_REPLACE);
+    struct tcmsg *info = mnl_nlmsg_put_extra_header(nlh, sizeof(*info));
+    info->tcm_family = AF_UNSPEC;
+    info->tcm_ifindex = index;
+    info->tcm_parent = TC_H_ROOT;
+    info->tcm_handle = FIFO_HANDLE; /* the same one is changed in place, in no time */
+    mnl_attr_put_strz(nlh, TCA_KIND, "pfifo");
+    struct tc_fifo_qopt options = {.limit = frames};
+    mnl_attr_put(nlh, TCA_OPTIONS, sizeof(options), &options);
 }
 
 void fm_link_put_delete(struct fm_nl_batch *batch, int index)
@@ -221,113 +268,6 @@ void fm_route_put_default(struct fm_nl_batch *batch, int index, const struct fm_
     mnl_attr_put_u32(nlh, RTA_OIF, (uint32_t)index);
 }
 
-struct neighbour {
-    const char *what;
-    uint16_t type, flags;
-    uint8_t owner; /* NTF_MASTER: the bridge's table; NTF_SELF: the VXLAN device's */
-    uint16_t state;
-    int index;
-    const uint8_t *mac;
-    const struct fm_ip *host;
-};
-
-static void add_neighbour(struct fm_nl_batch *batch, const struct neighbour *n)
-{
-    struct nlmsghdr *nlh = fm_nl_add(batch, n->what, n->type, n->flags);
-    struct ndmsg *info = mnl_nlmsg_put_extra_header(nlh, sizeof(*info));
-    info->ndm_family = AF_BRIDGE;
-    info->ndm_ifindex = n->index;
-    info->ndm_state = n->state;
-    info->ndm_flags = n->owner;
-    mnl_attr_put(nlh, NDA_LLADDR, 6, n->mac);
-    if (n->host)
-        mnl_attr_put(nlh, NDA_DST, fm_ip_size(n->host), n->host->bytes);
-    if (n->type == RTM_DELNEIGH) {
-        fm_nl_ignore(batch, ENOENT);
-        fm_nl_ignore(batch, ENODEV);
-        fm_nl_ignore(batch, EINVAL); /* the port has left the bridge */
-    }
-}
-
-void fm_fdb_put_port(struct fm_nl_batch *batch, const uint8_t mac[6], int port)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot set a forwarding entry of the bridge",
-                             .type = RTM_NEWNEIGH,
-                             .flags = NLM_F_CREATE | NLM_F_REPLACE,
-                             .owner = NTF_MASTER,
-                             .state = NUD_NOARP, /* static: no ageing */
-                             .index = port,
-                             .mac = mac,
-                         });
-}
-
-void fm_fdb_delete_port(struct fm_nl_batch *batch, const uint8_t mac[6], int port)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot remove a forwarding entry of the bridge",
-                             .type = RTM_DELNEIGH,
-                             .owner = NTF_MASTER,
-                             .index = port,
-                             .mac = mac,
-                         });
-}
-
-void fm_fdb_put_remote(struct fm_nl_batch *batch, const uint8_t mac[6], int vxlan,
-                       const struct fm_ip *host)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot set a forwarding entry of the VXLAN device",
-                             .type = RTM_NEWNEIGH,
-                             .flags = NLM_F_CREATE | NLM_F_REPLACE,
-                             .owner = NTF_SELF,
-                             .state = NUD_PERMANENT,
-                             .index = vxlan,
-                             .mac = mac,
-                             .host = host,
-                         });
-}
-
-void fm_fdb_delete_remote(struct fm_nl_batch *batch, const uint8_t mac[6], int vxlan)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot remove a forwarding entry of the VXLAN device",
-                             .type = RTM_DELNEIGH,
-                             .owner = NTF_SELF,
-                             .index = vxlan,
-                             .mac = mac,
-                         });
-}
-
-static const uint8_t all_zero[6];
-
-void fm_fdb_put_flood(struct fm_nl_batch *batch, int vxlan, const struct fm_ip *host)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot add a peer to the VXLAN device",
-                             .type = RTM_NEWNEIGH,
-                             .flags = NLM_F_CREATE | NLM_F_APPEND,
-                             .owner = NTF_SELF,
-                             .state = NUD_PERMANENT,
-                             .index = vxlan,
-                             .mac = all_zero,
-                             .host = host,
-                         });
-    fm_nl_ignore(batch, EEXIST);
-}
-
-void fm_fdb_delete_flood(struct fm_nl_batch *batch, int vxlan, const struct fm_ip *host)
-{
-    add_neighbour(batch, &(struct neighbour){
-                             .what = "cannot remove a peer from the VXLAN device",
-                             .type = RTM_DELNEIGH,
-                             .owner = NTF_SELF,
-                             .index = vxlan,
-                             .mac = all_zero,
-                             .host = host,
-                         });
-}
-
 /* ---- links read back ---- */
 
 static void parse_ip(const struct nlattr *attr, int family, struct fm_ip *ip)
@@ -362,6 +302,26 @@ static void parse_vxlan(const struct nlattr *data, struct fm_link *link)
     }
 }
 
+static void parse_bridge(const struct nlattr *data, struct fm_link *link)
+{
+    const struct nlattr *attr;
+    mnl_attr_for_each_nested(attr, data)
+    {
+        if (mnl_attr_get_type(attr) == IFLA_BR_STP_STATE)
+            link->stp = mnl_attr_get_u32(attr) != 0;
+    }
+}
+
+static void parse_macvlan(const struct nlattr *data, struct fm_link *link)
+{
+    const struct nlattr *attr;
+    mnl_attr_for_each_nested(attr, data)
+    {
+        if (mnl_attr_get_type(attr) == IFLA_MACVLAN_MODE)
+            link->deaf = mnl_attr_get_u32(attr) == MACVLAN_MODE_SOURCE;
+    }
+}
+
 static void parse_info(const struct nlattr *info, struct fm_link *link)
 {
     const struct nlattr *attr;
@@ -389,6 +349,10 @@ static void parse_info(const struct nlattr *info, struct fm_link *link)
     }
     if (data && fm_streq(link->kind, "vxlan"))
         parse_vxlan(data, link);
+    if (data && fm_streq(link->kind, "bridge"))
+        parse_bridge(data, link);
+    if (data && fm_streq(link->kind, "macvlan"))
+        parse_macvlan(data, link);
     if (!port || !bridge_port)
         return;
     mnl_attr_for_each_nested(attr, port)
@@ -498,6 +462,7 @@ int fm_link_each(struct fm_nl *nl, fm_link_each_fn each, void *ctx, struct fm_er
     nlh->nlmsg_type = RTM_GETLINK;
     nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
     mnl_nlmsg_put_extra_header(nlh, sizeof(struct ifinfomsg));
+    mnl_attr_put_u32(nlh, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS); /* most of an answer otherwise */
     struct walk walk = {each, ctx};
     return fm_nl_query(nl, nlh, step_link, &walk, err);
 }

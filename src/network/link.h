@@ -11,7 +11,7 @@
 struct fm_link {
     int index;
     char name[16];
-    char kind[16]; /* "bridge", "vxlan", "veth", "tun"; "" for hardware and lo */
+    char kind[16]; /* "bridge", "vxlan", "veth", "macvlan", "tun"; "" for hardware and lo */
     char alias[256];
     uint8_t mac[6];
     bool has_mac;
@@ -21,6 +21,8 @@ struct fm_link {
     unsigned flags;     /* IFF_… */
     uint8_t operstate;  /* IF_OPER_… */
     uint8_t port_state; /* BR_STATE_… when the master is a bridge */
+    bool stp;           /* a bridge that runs the spanning tree protocol */
+    bool deaf;          /* a macvlan that hears nothing */
     struct {
         uint32_t vni;
         uint16_t port;
@@ -71,6 +73,20 @@ struct fm_veth {
     int mtu;
 };
 void fm_link_put_veth(struct fm_nl_batch *batch, const struct fm_veth *veth);
+struct fm_macvlan {
+    const char *name;
+    int parent;         /* index, here */
+    int netns;          /* descriptor of where to make it; -1: here */
+    const uint8_t *mac; /* NULL: a random one */
+    int mtu;
+    bool deaf;
+};
+/* In bridge mode: the macvlans of a parent hear each other. */
+void fm_link_put_macvlan(struct fm_nl_batch *batch, const struct fm_macvlan *macvlan);
+/* Deaf: in source mode without a permitted source, so that nothing is delivered to it. */
+void fm_link_put_macvlan_deaf(struct fm_nl_batch *batch, int index, bool deaf);
+/* A plain queue of so many frames in front of the link; with 0 it drops whatever is sent. */
+void fm_link_put_fifo(struct fm_nl_batch *batch, int index, uint32_t frames);
 void fm_link_put_delete(struct fm_nl_batch *batch, int index);
 void fm_link_put_up(struct fm_nl_batch *batch, int index);
 void fm_link_put_master(struct fm_nl_batch *batch, int index, int master);
@@ -85,17 +101,5 @@ void fm_link_put_port_flags(struct fm_nl_batch *batch, int index,
                             const struct fm_port_flags *flags);
 void fm_address_put(struct fm_nl_batch *batch, int index, const struct fm_ip *ip);
 void fm_route_put_default(struct fm_nl_batch *batch, int index, const struct fm_ip *gateway);
-
-/* The bridge's static entry: frames to `mac` leave through this port, wherever they left before. */
-void fm_fdb_put_port(struct fm_nl_batch *batch, const uint8_t mac[6], int port);
-/* Removes the entry if it points to this port. */
-void fm_fdb_delete_port(struct fm_nl_batch *batch, const uint8_t mac[6], int port);
-/* The VXLAN device's entry: `mac` is behind this host. */
-void fm_fdb_put_remote(struct fm_nl_batch *batch, const uint8_t mac[6], int vxlan,
-                       const struct fm_ip *host);
-void fm_fdb_delete_remote(struct fm_nl_batch *batch, const uint8_t mac[6], int vxlan);
-/* Head-end replication: broadcast and unknown addresses go to this host too. */
-void fm_fdb_put_flood(struct fm_nl_batch *batch, int vxlan, const struct fm_ip *host);
-void fm_fdb_delete_flood(struct fm_nl_batch *batch, int vxlan, const struct fm_ip *host);
 
 #endif

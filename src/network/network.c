@@ -6,13 +6,17 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/text.h"
 #include "network/announce.h"
+#include "network/macvlan.h"
+#include "network/networks.h"
 #include "network/outbox.h"
 #include "network/redirector.h"
 
 #define OWNER_PREFIX "fleximigrate "
+#define NOTHING "-" /* an empty field of an alias */
 
 /* ---- endpoints ---- */
 
@@ -20,14 +24,28 @@ int fm_port_parse(const struct fm_endpoint *ep, struct fm_port *port, struct fm_
 {
     *port = (struct fm_port){0};
     int rc = fm_mac_parse(ep->mac, port->mac, err);
-    return rc < 0 ? rc : fm_ip_parse("container address", ep->ip, &port->ip, err);
+    if (rc == 0)
+        rc = fm_ip_parse("container address", ep->ip, &port->ips[0], err);
+    if (rc == 0 && ep->ip6[0])
+        rc = fm_ip_parse("container address", ep->ip6, &port->ips[1], err);
+    return rc;
+}
+
+int fm_port_of_network(struct fm_fabric *fabric, const struct fm_endpoint *ep, struct fm_port *port,
+                       struct fm_error *err)
+{
+    int rc = fm_port_parse(ep, port, err);
+    if (rc < 0)
+        return rc;
+    port->net = fm_net_find(fabric, ep->network, err);
+    return port->net ? 0 : -FM_E_NOT_FOUND;
 }
 
 int fm_port_find(struct fm_fabric *fabric, const struct fm_endpoint *ep, struct fm_port *port,
                  struct fm_error *err)
 {
-    int rc = fm_port_parse(ep, port, err);
-    if (rc < 0)
+    int rc = fm_port_of_network(fabric, ep, port, err);
+    if (rc < 0 || port->net->spec.mode == FM_NETWORK_MACVLAN)
         return rc;
     struct ifreq request = {0};
     snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", ep->host_if);
@@ -38,9 +56,12 @@ int fm_port_find(struct fm_fabric *fabric, const struct fm_endpoint *ep, struct 
     return 0;
 }
 
+/* ---- owners ---- */
+
 void fm_owner_format(const struct fm_endpoint *ep, char alias[256])
 {
-    snprintf(alias, 256, OWNER_PREFIX "%s %s %s", ep->name, ep->ip, ep->mac);
+    snprintf(alias, 256, OWNER_PREFIX "%s %s %s %s %s", ep->name, ep->ip, ep->mac,
+             ep->ip6[0] ? ep->ip6 : NOTHING, ep->network[0] ? ep->network : NOTHING);
 }
 
 bool fm_owner_parse(const char *alias, struct fm_owner *owner)
@@ -48,32 +69,159 @@ bool fm_owner_parse(const char *alias, struct fm_owner *owner)
     *owner = (struct fm_owner){0};
     char ip[64];
     char mac[18];
+    char ip6[64] = NOTHING;
+    char network[32] = NOTHING;
     struct fm_error ignored = {0};
-    return fm_starts_with(alias, OWNER_PREFIX) &&
-           sscanf(alias + strlen(OWNER_PREFIX), "%63s %63s %17s", owner->name, ip, mac) == 3 &&
-           fm_ip_parse("address", ip, &owner->ip, &ignored) == 0 &&
-           fm_mac_parse(mac, owner->mac, &ignored) == 0;
+    if (!fm_starts_with(alias, OWNER_PREFIX))
+        return false;
+    int fields = sscanf(alias + strlen(OWNER_PREFIX), "%63s %63s %17s %63s %31s", owner->name, ip,
+                        mac, ip6, network);
+    if ((fields != 3 && fields != 5) || fm_ip_parse("address", ip, &owner->ips[0], &ignored) < 0 ||
+        fm_mac_parse(mac, owner->mac, &ignored) < 0 ||
+        (!fm_streq(ip6, NOTHING) && fm_ip_parse("address", ip6, &owner->ips[1], &ignored) < 0))
+        return false;
+    if (!fm_streq(network, NOTHING))
+        snprintf(owner->network, sizeof(owner->network), "%s", network);
+    return true;
 }
 
-static int check_container_address(const struct fm_fabric *fabric, const char *name,
-                                   const struct fm_ip *ip, struct fm_error *err)
+bool fm_owner_in(const struct fm_owner *owner, const struct fm_net *net, int master)
+{
+    if (owner->network[0])
+        return fm_streq(owner->network, net->spec.name);
+    return net->configured && master == net->bridge_index;
+}
+
+static bool same_address(const struct fm_ip *a, const struct fm_ip *b)
+{
+    return a->family && fm_ip_equal(a, b);
+}
+
+int fm_owner_clashes(const struct fm_owner *owner, const struct fm_endpoint *ep,
+                     const struct fm_port *port, struct fm_error *err)
+{
+    char text[FM_IP_TEXT];
+    if (fm_streq(owner->name, ep->name)) {
+        bool second = !owner->ips[1].family || same_address(&owner->ips[1], &port->ips[1]);
+        bool network = !owner->network[0] || fm_streq(owner->network, port->net->spec.name);
+        if (same_address(&owner->ips[0], &port->ips[0]) && second && network &&
+            memcmp(owner->mac, port->mac, 6) == 0)
+            return 0;
+        return fm_error_set(err, FM_E_EXISTS,
+                            "a container '%s' with address %s is on this host; remove it first",
+                            owner->name, fm_ip_format(&owner->ips[0], text));
+    }
+    for (size_t i = 0; i < 4; i++)
+        if (same_address(&owner->ips[i / 2], &port->ips[i % 2]))
+            return fm_error_set(err, FM_E_EXISTS,
+                                "address %s belongs to container '%s' on this host",
+                                fm_ip_format(&owner->ips[i / 2], text), owner->name);
+    if (memcmp(owner->mac, port->mac, 6) == 0)
+        return fm_error_set(err, FM_E_EXISTS,
+                            "MAC address %s belongs to container '%s' on this host", ep->mac,
+                            owner->name);
+    return 0;
+}
+
+/* ---- networks ---- */
+
+static int op_define(void *ctx, const struct fm_network_spec *spec, struct fm_error *err)
+{
+    struct fm_fabric *fabric = ctx;
+    if (fm_fault("network-define"))
+        return fm_error_set(err, FM_E_FAILED, "cannot define network '%s': fault injected",
+                            spec->name);
+    pthread_mutex_lock(&fabric->make);
+    int rc = fm_net_define(fabric, spec, err);
+    pthread_mutex_unlock(&fabric->make);
+    return rc < 0 ? fm_error_prefix(err, "cannot define network '%.31s'", spec->name) : 0;
+}
+
+static int op_undefine(void *ctx, const char *network, struct fm_error *err)
+{
+    struct fm_fabric *fabric = ctx;
+    pthread_mutex_lock(&fabric->make);
+    int rc = fm_net_undefine(fabric, network, err);
+    pthread_mutex_unlock(&fabric->make);
+    return rc < 0 ? fm_error_prefix(err, "cannot remove network '%s'", network) : 0;
+}
+
+static json_t *op_describe(void *ctx, struct fm_error *err)
+{
+    json_t *description = fm_fabric_describe(ctx, err);
+    if (!description)
+        fm_error_prefix(err, "cannot describe the network");
+    return description;
+}
+
+/* ---- endpoints ---- */
+
+static int check_container_address(const struct fm_net *net, const char *name, struct fm_ip *ip,
+                                   size_t *place, struct fm_error *err)
 {
     char text[FM_IP_TEXT];
     char subnet[FM_IP_TEXT];
     fm_ip_format(ip, text);
-    fm_ip_format_prefix(&fabric->subnet, subnet);
-    if (!fm_ip_in_subnet(ip, &fabric->subnet))
+    *place = ip->family == net->subnets[1].family ? 1 : 0;
+    fm_ip_format_prefix(&net->subnets[*place], subnet);
+    if (!fm_ip_in_subnet(ip, &net->subnets[*place]))
         return fm_error_set(err, FM_E_INVALID,
                             "address %s of '%s' is outside of the subnet %s; choose one inside",
                             text, name, subnet);
-    if (fm_ip_is_reserved(ip, &fabric->subnet))
+    if (fm_ip_is_reserved(ip, &net->subnets[*place]))
         return fm_error_set(err, FM_E_INVALID,
                             "address %s of '%s' is reserved in the subnet %s; choose another", text,
                             name, subnet);
-    if (fabric->has_gateway && fm_ip_equal(ip, &fabric->gateway))
+    if (same_address(ip, &net->gateways[*place]))
         return fm_error_set(err, FM_E_INVALID,
                             "address %s of '%s' is the gateway's; choose another", text, name);
+    if (!ip->with_prefix)
+        ip->prefix = net->subnets[*place].prefix;
     return 0;
+}
+
+struct endpoint_address {
+    const char *text;
+    char *ip;      /* of the endpoint */
+    char *gateway; /* for it */
+};
+
+static int take_address(const struct fm_net *net, const char *name,
+                        const struct endpoint_address *to, struct fm_ip *ip, struct fm_error *err)
+{
+    size_t place = 0;
+    int rc = fm_ip_parse("address", to->text, ip, err);
+    if (rc == 0)
+        rc = check_container_address(net, name, ip, &place, err);
+    if (rc < 0)
+        return rc;
+    fm_ip_format_prefix(ip, to->ip);
+    if (net->gateways[place].family)
+        fm_ip_format(&net->gateways[place], to->gateway);
+    return 0;
+}
+
+static int take_addresses(const struct fm_net *net, const struct fm_endpoint_request *request,
+                          struct fm_endpoint *ep, struct fm_ip *first, struct fm_error *err)
+{
+    const char *second = request->ip && request->ip[0] ? request->ip6 : NULL;
+    const struct endpoint_address to[] = {
+        {second || !request->ip6 ? request->ip : request->ip6, ep->ip, ep->gateway},
+        {second, ep->ip6, ep->gateway6},
+    };
+    if (!to[0].text || !to[0].text[0])
+        return fm_error_set(err, FM_E_INVALID, "'%s' has no address", request->name);
+    int rc = take_address(net, request->name, &to[0], first, err);
+    if (rc < 0 || !second || !second[0])
+        return rc;
+    struct fm_ip ip6;
+    rc = take_address(net, request->name, &to[1], &ip6, err);
+    if (rc == 0 && (first->family != AF_INET || ip6.family != AF_INET6))
+        rc = fm_error_set(err, FM_E_INVALID,
+                          "addresses %s and %s of '%s': the first one has to be of IPv4 and the "
+                          "second one of IPv6",
+                          ep->ip, ep->ip6, request->name);
+    return rc;
 }
 
 static int op_endpoint(void *ctx, const struct fm_endpoint_request *request, struct fm_endpoint *ep,
@@ -82,27 +230,23 @@ static int op_endpoint(void *ctx, const struct fm_endpoint_request *request, str
     struct fm_fabric *fabric = ctx;
     const char *name = request->name;
     *ep = (struct fm_endpoint){0};
-    struct fm_ip address;
     int rc = fm_check_name("container", name, err);
-    if (rc == 0)
-        rc = fm_ip_parse("address", request->ip, &address, err);
-    if (rc == 0)
-        rc = check_container_address(fabric, name, &address, err);
     if (rc < 0)
         return rc;
-    if (!address.with_prefix)
-        address.prefix = fabric->subnet.prefix;
-
+    const struct fm_net *net = fm_net_find(fabric, request->network, err);
+    if (!net)
+        return -FM_E_NOT_FOUND;
+    struct fm_ip address;
+    rc = take_addresses(net, request, ep, &address, err);
+    if (rc < 0)
+        return rc;
     uint8_t bytes[6];
     fm_mac_from_ip(&address, bytes);
     if (request->mac && (rc = fm_mac_parse(request->mac, bytes, err)) < 0)
         return rc;
     snprintf(ep->name, sizeof(ep->name), "%s", name);
-    snprintf(ep->network, sizeof(ep->network), "%s", FM_NETWORK_DEFAULT);
-    fm_ip_format_prefix(&address, ep->ip);
+    snprintf(ep->network, sizeof(ep->network), "%s", net->spec.name);
     fm_mac_format(bytes, ep->mac);
-    if (fabric->has_gateway)
-        fm_ip_format(&fabric->gateway, ep->gateway);
     snprintf(ep->ifname, sizeof(ep->ifname), "eth0");
     if (snprintf(ep->netns, sizeof(ep->netns), "%s/netns/%s", fabric->run_dir, name) >=
         (int)sizeof(ep->netns))
@@ -133,6 +277,34 @@ static int op_unstage(void *ctx, const struct fm_endpoint *ep, struct fm_error *
     return rc < 0 ? fm_error_prefix(err, "cannot remove the network of '%s'", ep->name) : 0;
 }
 
+/* Who must hear it at once are the switches elsewhere, which learn the place. The containers on
+ * this bridge know the MAC already, mostly, and there may be hundreds. */
+static int announce(struct fm_fabric *fabric, const struct fm_port *port, struct fm_error *err)
+{
+    const struct fm_net *net = port->net;
+    bool overlay = net->spec.mode == FM_NETWORK_OVERLAY;
+    int interface = overlay ? net->vxlan_index : net->bridge_index;
+    int rc = 0;
+    for (size_t i = 0; interface && rc == 0 && i < FM_COUNT(port->ips); i++)
+        if (port->ips[i].family)
+            rc = fm_announce(fabric->packet_fd, interface, &port->ips[i], port->mac, err);
+    if (overlay)
+        fm_announce_later(fabric->packet_fd, net->bridge_index, port->ips, port->mac);
+    return rc;
+}
+
+/* On the user's bridge the entry is one as the bridge learns: it ages, and moves with the container
+ * when that is heard elsewhere. */
+static void put_forwarding(struct fm_nl_batch *batch, const struct fm_port *port)
+{
+    if (port->net->spec.mode == FM_NETWORK_BRIDGE)
+        fm_fdb_put_learned(batch, port->mac, port->index);
+    else
+        fm_fdb_put_port(batch, port->mac, port->index);
+    if (port->net->vxlan_index)
+        fm_fdb_delete_remote(batch, port->mac, port->net->vxlan_index);
+}
+
 int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                          struct fm_error *err)
 {
@@ -140,20 +312,20 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     int rc = fm_port_find(fabric, ep, &port, err);
     if (rc < 0)
         return rc;
+    if (port.net->spec.mode == FM_NETWORK_MACVLAN)
+        return fm_macvlan_open(ep, &port, err);
     int outbox = fm_outbox_take(fabric, port.index);
     if (outbox >= 0)
         fm_outbox_stop(outbox); /* what comes from here on goes out by itself */
     struct fm_nl_batch batch = {0};
     fm_link_put_port_state(&batch, port.index, FM_PORT_OPEN);
-    fm_fdb_put_port(&batch, port.mac, port.index);
-    if (fabric->has_vxlan)
-        fm_fdb_delete_remote(&batch, port.mac, fabric->vxlan_index);
+    put_forwarding(&batch, &port);
     rc = fm_nl_run(&fabric->fast, &batch, err);
     if (rc == 0)
-        rc = fm_announce(fabric->packet_fd, fabric->bridge_index, &port.ip, port.mac, err);
+        rc = announce(fabric, &port, err);
     fm_hold_came_back(fabric, &port);
     if (outbox >= 0) {
-        fm_outbox_send(outbox, fabric->bridge_index, port.mac);
+        fm_outbox_send(outbox, port.net->bridge_index, port.mac);
         fm_outbox_close_later(outbox);
     }
     return rc;
@@ -173,7 +345,9 @@ static int op_deactivate(void *ctx, const struct fm_endpoint *ep, struct fm_erro
     struct fm_fabric *fabric = ctx;
     struct fm_port port;
     int rc = fm_port_find(fabric, ep, &port, err);
-    if (rc == 0) {
+    if (rc == 0 && port.net->spec.mode == FM_NETWORK_MACVLAN) {
+        rc = fm_macvlan_close(ep, err);
+    } else if (rc == 0) {
         struct fm_nl_batch batch = {0};
         fm_link_put_port_state(&batch, port.index, FM_PORT_BLOCKED);
         fm_fdb_delete_port(&batch, port.mac, port.index);
@@ -190,7 +364,7 @@ static int parse_host(struct fm_fabric *fabric, const char *host, struct fm_ip *
     int rc = fm_ip_parse("host address", host, ip, err);
     if (rc < 0)
         return rc;
-    if (!fabric->has_vxlan)
+    if (!fabric->has_underlay)
         return fm_error_set(err, FM_E_REFUSED,
                             "this host has no underlay address, so containers cannot be reached on "
                             "%s; set network.underlay in its configuration",
@@ -201,27 +375,32 @@ static int parse_host(struct fm_fabric *fabric, const char *host, struct fm_ip *
     return 0;
 }
 
-static int forget_remote(struct fm_fabric *fabric, const uint8_t mac[6], struct fm_error *err)
+static int forget_remote(struct fm_fabric *fabric, const struct fm_net *net, const uint8_t mac[6],
+                         struct fm_error *err)
 {
-    if (!fabric->has_vxlan)
+    if (!net->vxlan_index)
         return 0;
     struct fm_nl_batch batch = {0};
-    fm_fdb_delete_port(&batch, mac, fabric->vxlan_index);
-    fm_fdb_delete_remote(&batch, mac, fabric->vxlan_index);
+    fm_fdb_delete_port(&batch, mac, net->vxlan_index);
+    fm_fdb_delete_remote(&batch, mac, net->vxlan_index);
     return fm_nl_run(&fabric->fast, &batch, err);
 }
 
 static int op_set_remote(void *ctx, const char *network, const char *mac, const char *host,
                          struct fm_error *err)
 {
-    (void)network;
     struct fm_fabric *fabric = ctx;
     uint8_t bytes[6];
     int rc = fm_mac_parse(mac, bytes, err);
     if (rc < 0)
         return rc;
+    const struct fm_net *net = fm_net_find(fabric, network, err);
+    if (!net)
+        return -FM_E_NOT_FOUND;
+    if (net->spec.mode != FM_NETWORK_OVERLAY) /* the user's switches learn it by themselves */
+        return 0;
     if (!host)
-        return forget_remote(fabric, bytes, err);
+        return forget_remote(fabric, net, bytes, err);
     struct fm_ip ip;
     rc = parse_host(fabric, host, &ip, err);
     if (rc < 0)
@@ -229,9 +408,10 @@ static int op_set_remote(void *ctx, const char *network, const char *mac, const 
     if (fm_ip_equal(&ip, &fabric->underlay)) /* it is here: activate has set the entry */
         return 0;
     struct fm_nl_batch batch = {0};
-    fm_fdb_put_remote(&batch, bytes, fabric->vxlan_index, &ip);
-    if (!fm_hold_owns(fabric, bytes)) /* else the hold relays, and points it there when it ends */
-        fm_fdb_put_port(&batch, bytes, fabric->vxlan_index);
+    fm_fdb_put_remote(&batch, bytes, net->vxlan_index, &ip);
+    if (!fm_hold_owns(fabric, net,
+                      bytes)) /* else the hold relays, and points it there when it ends */
+        fm_fdb_put_port(&batch, bytes, net->vxlan_index);
     return fm_nl_run(&fabric->fast, &batch, err);
 }
 
@@ -242,12 +422,10 @@ static int op_peer(void *ctx, const char *host, bool present, struct fm_error *e
     int rc = parse_host(fabric, host, &ip, err);
     if (rc < 0 || fm_ip_equal(&ip, &fabric->underlay))
         return rc;
-    struct fm_nl_batch batch = {0};
-    if (present)
-        fm_fdb_put_flood(&batch, fabric->vxlan_index, &ip);
-    else
-        fm_fdb_delete_flood(&batch, fabric->vxlan_index, &ip);
-    return fm_nl_run(&fabric->slow, &batch, err);
+    pthread_mutex_lock(&fabric->make);
+    rc = fm_net_peer(fabric, &ip, present, err);
+    pthread_mutex_unlock(&fabric->make);
+    return rc;
 }
 
 /* ---- the hold, unrepair, inspect ---- */
@@ -255,8 +433,11 @@ static int op_peer(void *ctx, const char *host, bool present, struct fm_error *e
 static int op_hold_prepare(void *ctx, const struct fm_endpoint *ep,
                            const struct fm_hold_limits *limits, void **hold, struct fm_error *err)
 {
+    struct fm_fabric *fabric = ctx;
     struct fm_hold *made = NULL;
-    int rc = fm_hold_prepare(ctx, ep, limits, &made, err);
+    pthread_mutex_lock(&fabric->make);
+    int rc = fm_hold_prepare(fabric, ep, limits, &made, err);
+    pthread_mutex_unlock(&fabric->make);
     *hold = made;
     return rc;
 }
@@ -275,8 +456,9 @@ static int op_hold_release_local(void *ctx, void *hold, struct fm_error *err)
 
 static int op_hold_forward(void *ctx, void *hold, const char *host, struct fm_error *err)
 {
-    struct fm_ip ip;
-    int rc = parse_host(ctx, host, &ip, err);
+    struct fm_ip ip = {0};
+    int rc =
+        fm_hold_net(hold)->spec.mode == FM_NETWORK_OVERLAY ? parse_host(ctx, host, &ip, err) : 0;
     return rc < 0 ? rc : fm_hold_forward(hold, &ip, err);
 }
 
@@ -316,6 +498,9 @@ static int op_set_neighbours(void *ctx, const struct fm_endpoint *ep, json_t *li
 }
 
 const struct fm_network_ops fm_fabric_ops = {
+    .define = op_define,
+    .undefine = op_undefine,
+    .describe = op_describe,
     .neighbours = op_neighbours,
     .set_neighbours = op_set_neighbours,
     .endpoint = op_endpoint,

@@ -31,9 +31,10 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "network/capture.h"
+#include "network/frame_queue.h"
 #include "network/outbox.h"
 
-#define TAP_PREFIX "fmhold"
 #define DEFAULT_BYTES (16u << 20)
 #define DEFAULT_FRAMES 16384u
 #define FRAME_MAX 65600
@@ -48,17 +49,14 @@ enum hold_state {
     HOLD_FORWARD, /* into the VXLAN device */
 };
 
-struct held_frame {
-    struct held_frame *next;
-    uint32_t len;
-    uint8_t bytes[];
-};
-
 struct fm_hold {
     struct fm_hold *next;
     struct fm_fabric *fabric;
     struct fm_hold_limits limits;
     struct fm_port port;
+    struct fm_capture *capture; /* macvlan: instead of all down to the thread */
+    int away; /* where frames for another host are sent: VXLAN device, or bridge */
+    uint8_t bridge_mac[6];
     char tap_name[16];
     int tap_index;
     int tap_fd;
@@ -70,43 +68,12 @@ struct fm_hold {
     pthread_t thread;
     pthread_mutex_t lock; /* everything below */
     enum hold_state state;
-    struct held_frame *first, **last;
-    uint64_t queued_bytes;
-    uint32_t queued_frames;
+    struct fm_frame_queue queue;
     struct fm_hold_counters counters;
     uint8_t buffer[FRAME_MAX];
 };
 
 /* ---- frames ---- */
-
-static bool is_arp_request_for(const uint8_t *arp, size_t len, const struct fm_ip *ip)
-{
-    static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 1}; /* Ethernet, IPv4, 6, 4, request */
-    return ip->family == AF_INET && len >= 28 && memcmp(arp, head, sizeof(head)) == 0 &&
-           memcmp(arp + 24, ip->bytes, 4) == 0;
-}
-
-static bool is_solicitation_for(const uint8_t *ip6, size_t len, const struct fm_ip *ip)
-{
-    return ip->family == AF_INET6 && len >= 40 + 24 && ip6[6] == 58 && ip6[40] == 135 &&
-           memcmp(ip6 + 40 + 8, ip->bytes, 16) == 0;
-}
-
-enum fm_hold_class fm_hold_classify(const uint8_t *frame, size_t len, const uint8_t mac[6],
-                                    const struct fm_ip *ip)
-{
-    if (len < ETH_HLEN)
-        return FM_HOLD_NOT_OURS;
-    if (memcmp(frame, mac, 6) == 0)
-        return FM_HOLD_UNICAST;
-    if (!(frame[0] & 1))
-        return FM_HOLD_NOT_OURS;
-    unsigned type = (unsigned)(frame[12] << 8 | frame[13]);
-    const uint8_t *body = frame + ETH_HLEN;
-    bool resolve = (type == ETH_P_ARP && is_arp_request_for(body, len - ETH_HLEN, ip)) ||
-                   (type == ETH_P_IPV6 && is_solicitation_for(body, len - ETH_HLEN, ip));
-    return resolve ? FM_HOLD_RESOLVE : FM_HOLD_NOT_OURS;
-}
 
 static bool send_frame(struct fm_hold *hold, int interface, const uint8_t *frame, size_t len)
 {
@@ -123,12 +90,19 @@ static bool send_frame(struct fm_hold *hold, int interface, const uint8_t *frame
     return sent >= 0;
 }
 
+static bool is_overlay(const struct fm_hold *hold)
+{
+    return hold->port.net->spec.mode == FM_NETWORK_OVERLAY;
+}
+
 static void deliver(struct fm_hold *hold, uint8_t *frame, size_t len)
 {
     bool away = hold->state == HOLD_FORWARD;
     if (away) /* also a broadcast question: to the container alone, the others have heard it */
         memcpy(frame, hold->port.mac, 6);
-    int interface = away ? hold->fabric->vxlan_index : hold->port.index;
+    if (away && !is_overlay(hold)) /* a switch would take this host for the sender's place */
+        memcpy(frame + 6, hold->bridge_mac, 6);
+    int interface = away ? hold->away : hold->port.index;
     uint64_t *count = away ? &hold->counters.forwarded : &hold->counters.released;
     if (send_frame(hold, interface, frame, len))
         ++*count;
@@ -138,26 +112,19 @@ static void deliver(struct fm_hold *hold, uint8_t *frame, size_t len)
 
 static void enqueue(struct fm_hold *hold, const uint8_t *bytes, size_t len)
 {
-    if (hold->queued_frames >= hold->limits.max_frames ||
-        hold->queued_bytes + len > hold->limits.max_bytes) {
+    if (hold->queue.frames >= hold->limits.max_frames ||
+        hold->queue.bytes + len > hold->limits.max_bytes) {
         hold->counters.dropped++;
         return;
     }
-    struct held_frame *frame = fm_xmalloc(sizeof(*frame) + len);
-    frame->next = NULL;
-    frame->len = (uint32_t)len;
-    memcpy(frame->bytes, bytes, len);
-    *hold->last = frame;
-    hold->last = &frame->next;
-    hold->queued_frames++;
-    hold->queued_bytes += len;
+    fm_frame_queue_put(&hold->queue, bytes, len);
     hold->counters.held++;
     hold->counters.held_bytes += len;
 }
 
 static void take_frame(struct fm_hold *hold, size_t len)
 {
-    enum fm_hold_class class = fm_hold_classify(hold->buffer, len, hold->port.mac, &hold->port.ip);
+    enum fm_hold_class class = fm_hold_classify(hold->buffer, len, &hold->port);
     if (class == FM_HOLD_NOT_OURS || hold->state == HOLD_IDLE)
         return;
     if (hold->state == HOLD_HOLDING)
@@ -183,26 +150,20 @@ static bool drain_tap(struct fm_hold *hold, unsigned limit)
 
 static void flush_queue(struct fm_hold *hold)
 {
-    while (hold->first) {
-        struct held_frame *frame = hold->first;
-        hold->first = frame->next;
+    struct fm_frame *frame;
+    while ((frame = fm_frame_queue_take(&hold->queue))) {
         deliver(hold, frame->bytes, frame->len);
         free(frame);
     }
-    hold->last = &hold->first;
-    hold->queued_frames = 0;
-    hold->queued_bytes = 0;
 }
 
 static void discard_queue(struct fm_hold *hold)
 {
-    while (hold->first) {
-        struct held_frame *frame = hold->first;
-        hold->first = frame->next;
+    struct fm_frame *frame;
+    while ((frame = fm_frame_queue_take(&hold->queue))) {
         hold->counters.dropped++;
         free(frame);
     }
-    hold->last = &hold->first;
 }
 
 static void send_last_words(struct fm_hold *hold)
@@ -211,7 +172,7 @@ static void send_last_words(struct fm_hold *hold)
     pthread_mutex_lock(&hold->lock);
     if (read(hold->last_words_fd, &expirations, sizeof(expirations)) > 0 &&
         hold->state == HOLD_HOLDING)
-        fm_outbox_send(hold->outbox, hold->fabric->bridge_index, hold->port.mac);
+        fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
     pthread_mutex_unlock(&hold->lock);
 }
 
@@ -248,7 +209,7 @@ static int open_tap(struct fm_hold *hold, struct fm_error *err)
     if (hold->tap_fd < 0)
         return fm_error_errno(err, errno, "cannot open /dev/net/tun (is the tun module loaded?)");
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-    snprintf(request.ifr_name, sizeof(request.ifr_name), TAP_PREFIX "%%d");
+    snprintf(request.ifr_name, sizeof(request.ifr_name), FM_HOLD_PREFIX "%%d");
     if (ioctl(hold->tap_fd, TUNSETIFF, &request) < 0)
         return fm_error_errno(err, errno, "cannot make a TAP device");
     snprintf(hold->tap_name, sizeof(hold->tap_name), "%.15s", request.ifr_name);
@@ -266,7 +227,7 @@ static int attach_tap(struct fm_hold *hold, struct fm_error *err)
     struct fm_fabric *fabric = hold->fabric;
     struct fm_nl_batch batch = {0};
     fm_link_put_quiet(&batch, hold->tap_index);
-    fm_link_put_mtu(&batch, hold->tap_index, fabric->mtu);
+    fm_link_put_mtu(&batch, hold->tap_index, hold->port.net->mtu);
     fm_link_put_queue(&batch, hold->tap_index, hold->limits.max_frames);
     fm_link_put_up(&batch, hold->tap_index);
     int rc = fm_nl_run(&fabric->slow, &batch, err);
@@ -275,7 +236,7 @@ static int attach_tap(struct fm_hold *hold, struct fm_error *err)
     if (rc < 0)
         return rc;
     struct fm_port_flags flags = {.learning = false, .unicast_flood = false, .group_flood = true};
-    fm_link_put_master(&batch, hold->tap_index, fabric->bridge_index);
+    fm_link_put_master(&batch, hold->tap_index, hold->port.net->bridge_index);
     fm_link_put_port_flags(&batch, hold->tap_index, &flags);
     return fm_nl_run(&fabric->slow, &batch, err);
 }
@@ -318,6 +279,7 @@ static void hold_free(struct fm_hold *hold)
 {
     stop_reader(hold);
     discard_queue(hold);
+    fm_capture_close(hold->capture, NULL);
     int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox, hold->last_words_fd,
                  hold->stop_fd}; /* the TAP goes with its descriptor */
     for (size_t i = 0; i < FM_COUNT(fds); i++)
@@ -328,19 +290,23 @@ static void hold_free(struct fm_hold *hold)
 }
 
 /* The bridge that the TAP joins has to be the one of the container. */
-static int check_port(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                      const struct fm_port *port, struct fm_error *err)
+static int check_port(struct fm_hold *hold, const struct fm_endpoint *ep, struct fm_error *err)
 {
+    struct fm_fabric *fabric = hold->fabric;
+    const struct fm_net *net = hold->port.net;
     struct fm_link link;
-    int rc = fm_link_by_index(&fabric->slow, port->index, &link, err);
+    int rc = fm_link_by_index(&fabric->slow, hold->port.index, &link, err);
     if (rc < 0)
         return rc;
-    if (link.master != fabric->bridge_index)
+    if (link.master != net->bridge_index)
         return fm_error_set(err, FM_E_REFUSED,
                             "interface %s of the container is not on bridge %s; attach it there "
                             "(ip link set %s master %s)",
-                            ep->host_if, fabric->bridge, ep->host_if, fabric->bridge);
-    return 0;
+                            ep->host_if, net->bridge, ep->host_if, net->bridge);
+    hold->away = is_overlay(hold) ? net->vxlan_index : net->bridge_index;
+    rc = fm_link_by_index(&fabric->slow, net->bridge_index, &link, err);
+    memcpy(hold->bridge_mac, link.mac, 6);
+    return rc;
 }
 
 static void list_add(struct fm_hold *hold)
@@ -363,36 +329,42 @@ static void list_remove(struct fm_hold *hold)
     pthread_mutex_unlock(&hold->fabric->lock);
 }
 
-int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                    const struct fm_hold_limits *limits, struct fm_hold **out, struct fm_error *err)
+static int prepare_tap(struct fm_hold *hold, const struct fm_endpoint *ep, struct fm_error *err)
 {
-    *out = NULL;
-    if (fm_fault("hold-prepare"))
-        return fm_error_set(err, FM_E_FAILED, "fault injected at hold-prepare");
-    struct fm_port port;
-    int rc = fm_port_find(fabric, ep, &port, err);
+    int rc = check_port(hold, ep, err);
     if (rc == 0)
-        rc = check_port(fabric, ep, &port, err);
-    if (rc < 0)
-        return fm_error_prefix(err, "cannot prepare the hold of '%s'", ep->name);
-
-    struct fm_hold *hold = fm_xcalloc(1, sizeof(*hold));
-    hold->fabric = fabric;
-    hold->port = port;
-    hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
-    hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
-    hold->tap_fd = hold->packet_fd = hold->outbox = hold->last_words_fd = hold->stop_fd = -1;
-    hold->last = &hold->first;
-    pthread_mutex_init(&hold->lock, NULL);
-    rc = open_packet_socket(hold, err);
+        rc = open_packet_socket(hold, err);
     if (rc == 0)
         rc = hold->outbox = fm_outbox_open(err);
     if (rc >= 0)
         rc = open_tap(hold, err);
     if (rc == 0)
         rc = attach_tap(hold, err);
-    if (rc == 0)
-        rc = start_reader(hold, err);
+    return rc < 0 ? rc : start_reader(hold, err);
+}
+
+const struct fm_net *fm_hold_net(const struct fm_hold *hold)
+{
+    return hold->port.net;
+}
+
+int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                    const struct fm_hold_limits *limits, struct fm_hold **out, struct fm_error *err)
+{
+    *out = NULL;
+    if (fm_fault("hold-prepare"))
+        return fm_error_set(err, FM_E_FAILED, "fault injected at hold-prepare");
+    struct fm_hold *hold = fm_xcalloc(1, sizeof(*hold));
+    hold->fabric = fabric;
+    hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
+    hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
+    hold->tap_fd = hold->packet_fd = hold->outbox = hold->last_words_fd = hold->stop_fd = -1;
+    pthread_mutex_init(&hold->lock, NULL);
+    int rc = fm_port_find(fabric, ep, &hold->port, err);
+    if (rc == 0 && hold->port.net->spec.mode == FM_NETWORK_MACVLAN)
+        rc = fm_capture_open(fabric, ep, &hold->port, &hold->limits, &hold->capture, err);
+    else if (rc == 0)
+        rc = prepare_tap(hold, ep, err);
     if (rc < 0) {
         hold_free(hold);
         return fm_error_prefix(err, "cannot prepare the hold of '%s'", ep->name);
@@ -411,13 +383,40 @@ static void set_state(struct fm_hold *hold, enum hold_state state)
     pthread_mutex_unlock(&hold->lock);
 }
 
+/* The bridge's entry of the container. On the user's bridge it moves when the container is heard
+ * elsewhere, as any other. */
+static void point_to(struct fm_nl_batch *batch, const struct fm_hold *hold, int port)
+{
+    if (is_overlay(hold))
+        fm_fdb_put_port(batch, hold->port.mac, port);
+    else
+        fm_fdb_put_learned(batch, hold->port.mac, port);
+}
+
+static int engage_result(int rc, struct fm_error *err)
+{
+    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
+}
+
+static int release_capture(struct fm_hold *hold, struct fm_error *err)
+{
+    pthread_mutex_lock(&hold->lock);
+    bool held = hold->state == HOLD_HOLDING;
+    hold->state = HOLD_LOCAL;
+    int rc = held ? fm_capture_release(hold->capture, &hold->counters, err) : 0;
+    pthread_mutex_unlock(&hold->lock);
+    return rc < 0 ? fm_error_prefix(err, "cannot give the held packets back") : 0;
+}
+
 int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
 {
     if (fm_fault("hold-engage"))
         return fm_error_set(err, FM_E_FAILED, "fault injected at hold-engage");
     set_state(hold, HOLD_HOLDING);
+    if (hold->capture)
+        return engage_result(fm_capture_engage(hold->capture, err), err);
     struct fm_nl_batch batch = {0};
-    fm_fdb_put_port(&batch, hold->port.mac, hold->tap_index);
+    point_to(&batch, hold, hold->tap_index);
     fm_link_put_port_state(&batch, hold->port.index, FM_PORT_BLOCKED);
     int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
     if (rc == 0)
@@ -425,17 +424,19 @@ int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
     struct itimerspec soon = {.it_value.tv_nsec = LAST_WORDS_MS * 1000000L};
     if (rc == 0 && timerfd_settime(hold->last_words_fd, 0, &soon, NULL) < 0)
         rc = fm_error_errno(err, errno, "cannot set a timer");
-    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
+    return engage_result(rc, err);
 }
 
 int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
 {
     struct fm_fabric *fabric = hold->fabric;
     struct fm_nl_batch batch = {0};
+    if (hold->capture)
+        return release_capture(hold, err);
     fm_outbox_stop(hold->outbox);
     fm_link_put_port_state(&batch, hold->port.index, FM_PORT_OPEN); /* answers get out */
     int rc = fm_nl_run(&fabric->fast, &batch, err);
-    fm_outbox_send(hold->outbox, fabric->bridge_index, hold->port.mac);
+    fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
     bool held = hold->state == HOLD_HOLDING;
@@ -445,7 +446,7 @@ int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
         flush_queue(hold);
     }
     /* Only now may frames take the short way, or they would overtake those in the queue. */
-    fm_fdb_put_port(&batch, hold->port.mac, hold->port.index);
+    point_to(&batch, hold, hold->port.index);
     struct fm_error second = {0};
     int rc2 = fm_nl_run(&fabric->fast, &batch, rc < 0 ? &second : err);
     if (held)
@@ -461,14 +462,21 @@ int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_er
     if (fm_fault("hold-forward"))
         return fm_error_set(err, FM_E_FAILED, "fault injected at hold-forward");
     struct fm_nl_batch batch = {0};
-    fm_fdb_put_remote(&batch, hold->port.mac, fabric->vxlan_index, host);
+    if (is_overlay(hold))
+        fm_fdb_put_remote(&batch, hold->port.mac, hold->away, host);
+    else if (!hold->capture) /* else what we send would come back to us */
+        fm_fdb_delete_port(&batch, hold->port.mac, hold->tap_index);
     int rc = fm_nl_run(&fabric->fast, &batch, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot send the held packets on");
-    fm_outbox_stop(hold->outbox);
+    if (!hold->capture)
+        fm_outbox_stop(hold->outbox);
 
     pthread_mutex_lock(&hold->lock);
-    if (hold->state == HOLD_HOLDING) {
+    if (hold->state == HOLD_HOLDING && hold->capture) {
+        hold->state = HOLD_FORWARD;
+        fm_capture_forward(hold->capture, &hold->counters);
+    } else if (hold->state == HOLD_HOLDING) {
         drain_tap(hold, hold->limits.max_frames);
         hold->state = HOLD_FORWARD;
         flush_queue(hold);
@@ -482,11 +490,11 @@ void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters)
     struct fm_fabric *fabric = hold->fabric;
     list_remove(hold); /* set_remote may point the entry elsewhere from here on */
     pthread_mutex_lock(&hold->lock);
-    bool relaying = hold->state == HOLD_FORWARD;
+    bool relaying = hold->state == HOLD_FORWARD && is_overlay(hold);
     pthread_mutex_unlock(&hold->lock);
     if (relaying) {
         struct fm_nl_batch batch = {0};
-        fm_fdb_put_port(&batch, hold->port.mac, fabric->vxlan_index);
+        fm_fdb_put_port(&batch, hold->port.mac, hold->away);
         struct fm_error err = {0};
         if (fm_nl_run(&fabric->fast, &batch, &err) < 0)
             fm_warn(FM_NETWORK_MANAGER, "The end of a hold left no route to the new host: %s.",
@@ -495,6 +503,7 @@ void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters)
     stop_reader(hold);
     drain_tap(hold, hold->limits.max_frames);
     discard_queue(hold);
+    fm_capture_close(FM_MOVE(hold->capture), &hold->counters);
     if (counters)
         *counters = hold->counters;
     if (hold->counters.dropped)
@@ -504,11 +513,17 @@ void fm_hold_end(struct fm_hold *hold, struct fm_hold_counters *counters)
     hold_free(hold);
 }
 
+static bool is_of(const struct fm_hold *hold, const struct fm_net *net, const uint8_t mac[6])
+{
+    return memcmp(hold->port.mac, mac, 6) == 0 &&
+           fm_streq(hold->port.net->spec.name, net->spec.name);
+}
+
 void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port)
 {
     pthread_mutex_lock(&fabric->lock);
     for (struct fm_hold *hold = fabric->holds; hold; hold = hold->next) {
-        if (memcmp(hold->port.mac, port->mac, 6) != 0)
+        if (!is_of(hold, port->net, port->mac))
             continue;
         pthread_mutex_lock(&hold->lock);
         if (hold->state == HOLD_FORWARD) {
@@ -520,14 +535,14 @@ void fm_hold_came_back(struct fm_fabric *fabric, const struct fm_port *port)
     pthread_mutex_unlock(&fabric->lock);
 }
 
-bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6])
+bool fm_hold_owns(struct fm_fabric *fabric, const struct fm_net *net, const uint8_t mac[6])
 {
     bool owns = false;
     pthread_mutex_lock(&fabric->lock);
     for (struct fm_hold *hold = fabric->holds; hold && !owns; hold = hold->next) {
         pthread_mutex_lock(&hold->lock);
-        owns = memcmp(hold->port.mac, mac, 6) == 0 &&
-               (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
+        owns =
+            is_of(hold, net, mac) && (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
         pthread_mutex_unlock(&hold->lock);
     }
     pthread_mutex_unlock(&fabric->lock);
@@ -535,23 +550,37 @@ bool fm_hold_owns(struct fm_fabric *fabric, const uint8_t mac[6])
 }
 
 struct stale {
-    int bridge;
+    struct fm_fabric *fabric;
+    const struct fm_net *net;
     struct fm_nl_batch batch;
 };
+
+static bool is_in_use(struct fm_fabric *fabric, int index)
+{
+    bool used = false;
+    pthread_mutex_lock(&fabric->lock);
+    for (const struct fm_hold *hold = fabric->holds; hold && !used; hold = hold->next)
+        used = hold->tap_index == index || fm_capture_uses(hold->capture, index);
+    pthread_mutex_unlock(&fabric->lock);
+    return used;
+}
 
 static int collect_stale(const struct fm_link *link, void *ctx)
 {
     struct stale *stale = ctx;
-    if (fm_starts_with(link->name, TAP_PREFIX) && link->master == stale->bridge &&
-        fm_streq(link->kind, "tun") && stale->batch.count < FM_NL_BATCH_COUNT)
+    const struct fm_net *net = stale->net;
+    bool tap = fm_streq(link->kind, "tun") && link->master && link->master == net->bridge_index;
+    bool helper = fm_streq(link->kind, "macvlan") && link->peer && link->peer == net->parent_index;
+    if (fm_starts_with(link->name, FM_HOLD_PREFIX) && (tap || helper) &&
+        !is_in_use(stale->fabric, link->index) && stale->batch.count < FM_NL_BATCH_COUNT)
         fm_link_put_delete(&stale->batch, link->index);
     return 0;
 }
 
-int fm_hold_remove_stale(struct fm_fabric *fabric, struct fm_error *err)
+int fm_hold_remove_stale(struct fm_fabric *fabric, const struct fm_net *net, struct fm_error *err)
 {
     for (;;) {
-        struct stale stale = {.bridge = fabric->bridge_index};
+        struct stale stale = {.fabric = fabric, .net = net};
         int rc = fm_link_each(&fabric->slow, collect_stale, &stale, err);
         bool again = stale.batch.count == FM_NL_BATCH_COUNT;
         if (rc == 0)

@@ -9,9 +9,8 @@
 
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "network/macvlan.h"
 #include "network/netns.h"
-
-#define IPV6_MTU_MIN 1280
 
 struct staging {
     struct fm_fabric *fabric;
@@ -31,19 +30,17 @@ static int judge_namesake(struct staging *s, const struct fm_link *link)
             return fm_error_set(s->err, FM_E_EXISTS,
                                 "interface %s belongs to container '%s'; rename one of the two",
                                 link->name, owner.name);
-        char text[FM_IP_TEXT];
-        if (!fm_ip_equal(&owner.ip, &s->port.ip) || memcmp(owner.mac, s->port.mac, 6) != 0)
-            return fm_error_set(s->err, FM_E_EXISTS,
-                                "a container '%s' with address %s is on this host; remove it first",
-                                owner.name, fm_ip_format(&owner.ip, text));
+        int rc = fm_owner_clashes(&owner, s->ep, &s->port, s->err);
+        if (rc < 0)
+            return rc;
     } else if (!fm_streq(link->kind, "veth") || link->alias[0] || link->master) {
         return fm_error_set(s->err, FM_E_EXISTS,
                             "interface %s is there and is not ours; remove it (ip link del %s)",
                             link->name, link->name);
     } /* else a crash interrupted its making */
-    if (link->master && link->master != s->fabric->bridge_index)
+    if (link->master && link->master != s->port.net->bridge_index)
         return fm_error_set(s->err, FM_E_EXISTS, "interface %s belongs to another bridge than %s",
-                            link->name, s->fabric->bridge);
+                            link->name, s->port.net->bridge);
     s->host = *link;
     return 0;
 }
@@ -54,30 +51,28 @@ static int survey_link(const struct fm_link *link, void *ctx)
     if (fm_streq(link->name, s->ep->host_if))
         return judge_namesake(s, link);
     struct fm_owner owner;
-    if (link->master != s->fabric->bridge_index || !fm_owner_parse(link->alias, &owner))
+    if (!link->master || link->master != s->port.net->bridge_index ||
+        !fm_owner_parse(link->alias, &owner))
         return 0;
-    char text[FM_IP_TEXT];
-    if (fm_ip_equal(&owner.ip, &s->port.ip))
-        return fm_error_set(s->err, FM_E_EXISTS,
-                            "address %s belongs to container '%s' on this host",
-                            fm_ip_format(&owner.ip, text), owner.name);
-    if (memcmp(owner.mac, s->port.mac, 6) == 0)
-        return fm_error_set(s->err, FM_E_EXISTS,
-                            "MAC address %s belongs to container '%s' on this host", s->ep->mac,
-                            owner.name);
-    return 0;
+    return fm_owner_clashes(&owner, s->ep, &s->port, s->err);
 }
 
-static int check_bridge(struct fm_fabric *fabric, struct fm_error *err)
+static int check_device(struct fm_fabric *fabric, const struct fm_net *net, struct fm_error *err)
 {
+    bool macvlan = net->spec.mode == FM_NETWORK_MACVLAN;
+    const char *name = macvlan ? net->spec.parent : net->bridge;
     struct fm_link link;
     struct fm_error missing = {0};
-    if (fm_link_by_name(&fabric->slow, fabric->bridge, &link, &missing) == 0 &&
-        link.index == fabric->bridge_index)
+    if (fm_link_by_name(&fabric->slow, name, &link, &missing) == 0 &&
+        link.index == (macvlan ? net->parent_index : net->bridge_index))
         return 0;
+    if (net->spec.mode == FM_NETWORK_OVERLAY)
+        return fm_error_set(err, FM_E_FAILED,
+                            "bridge %s is gone; restart fleximigrated to make it again", name);
     return fm_error_set(err, FM_E_FAILED,
-                        "bridge %s is gone; restart fleximigrated to make it again",
-                        fabric->bridge);
+                        "interface %s of network '%s' is gone, or another one has its name now; "
+                        "define the network again",
+                        name, net->spec.name);
 }
 
 /* ---- inside the namespace ---- */
@@ -110,6 +105,33 @@ static int inner_up(void *ctx, struct fm_error *err)
     return rc;
 }
 
+int fm_endpoint_put_addresses(struct fm_nl_batch *batch, int index, const struct fm_endpoint *ep,
+                              const struct fm_port *port, struct fm_error *err)
+{
+    for (size_t i = 0; i < FM_COUNT(port->ips); i++)
+        if (port->ips[i].family)
+            fm_address_put(batch, index, &port->ips[i]);
+    if (port->net->mtu >= FM_IPV6_MTU_MIN) {
+        struct fm_ip link_local;
+        fm_ip_link_local(port->mac, &link_local);
+        fm_address_put(batch, index, &link_local);
+        fm_nl_ignore(batch, EOPNOTSUPP); /* no IPv6, or turned off */
+        fm_nl_ignore(batch, EAFNOSUPPORT);
+        fm_nl_ignore(batch, EACCES);
+    }
+    const char *const gateways[] = {ep->gateway, ep->gateway6};
+    for (size_t i = 0; i < FM_COUNT(gateways); i++) {
+        struct fm_ip gateway;
+        if (!gateways[i][0])
+            continue;
+        int rc = fm_ip_parse("gateway", gateways[i], &gateway, err);
+        if (rc < 0)
+            return rc;
+        fm_route_put_default(batch, index, &gateway);
+    }
+    return 0;
+}
+
 static int inner_configure(void *ctx, struct fm_error *err)
 {
     struct staging *s = ctx;
@@ -120,21 +142,7 @@ static int inner_configure(void *ctx, struct fm_error *err)
         return rc;
     struct fm_nl_batch batch = {0};
     fm_link_put_mac(&batch, inner.index, s->port.mac);
-    fm_address_put(&batch, inner.index, &s->port.ip);
-    if (s->fabric->mtu >= IPV6_MTU_MIN) {
-        struct fm_ip link_local;
-        fm_ip_link_local(s->port.mac, &link_local);
-        fm_address_put(&batch, inner.index, &link_local);
-        fm_nl_ignore(&batch, EOPNOTSUPP); /* no IPv6, or turned off */
-        fm_nl_ignore(&batch, EAFNOSUPPORT);
-        fm_nl_ignore(&batch, EACCES);
-    }
-    struct fm_ip gateway;
-    if (s->ep->gateway[0]) {
-        rc = fm_ip_parse("gateway", s->ep->gateway, &gateway, err);
-        if (rc == 0)
-            fm_route_put_default(&batch, inner.index, &gateway);
-    }
+    rc = fm_endpoint_put_addresses(&batch, inner.index, s->ep, &s->port, err);
     if (rc == 0)
         rc = fm_nl_run(&nl, &batch, err);
     fm_nl_close(&nl);
@@ -160,11 +168,20 @@ static int inner_delete_orphan(void *ctx, struct fm_error *err)
     struct fm_nl nl;
     struct fm_link inner;
     struct fm_error missing = {0};
-    if (find_inner(ctx, &nl, &inner, &missing) < 0)
+    struct staging *s = ctx;
+    if (find_inner(s, &nl, &inner, &missing) < 0)
         return 0;
-    struct fm_nl_batch batch = {0};
-    fm_link_put_delete(&batch, inner.index);
-    int rc = fm_nl_run(&nl, &batch, err);
+    struct fm_owner owner;
+    int rc = 0;
+    if (fm_owner_parse(inner.alias, &owner)) { /* a macvlan, which no other end could have lost */
+        rc = fm_error_set(err, FM_E_EXISTS,
+                          "a container '%s' in network '%s' is on this host; remove it first",
+                          owner.name, owner.network);
+    } else {
+        struct fm_nl_batch batch = {0};
+        fm_link_put_delete(&batch, inner.index);
+        rc = fm_nl_run(&nl, &batch, err);
+    }
     fm_nl_close(&nl);
     return rc;
 }
@@ -197,8 +214,10 @@ static int provide_pair(struct staging *s, struct fm_error *err)
     fm_autoclose int netns = open(s->ep->netns, O_RDONLY | O_CLOEXEC);
     if (netns < 0)
         return fm_error_errno(err, errno, "cannot open %s", s->ep->netns);
-    struct fm_veth veth = {
-        .name = s->ep->host_if, .peer = s->ep->ifname, .peer_netns = netns, .mtu = fabric->mtu};
+    struct fm_veth veth = {.name = s->ep->host_if,
+                           .peer = s->ep->ifname,
+                           .peer_netns = netns,
+                           .mtu = s->port.net->mtu};
     struct fm_nl_batch batch = {0};
     fm_link_put_veth(&batch, &veth);
     rc = fm_nl_run(&fabric->slow, &batch, err);
@@ -227,8 +246,10 @@ static int attach_pair(struct staging *s, bool active, struct fm_error *err)
         fm_outbox_drop(fabric, port);
     else if ((rc = fm_outbox_start(fabric, port, err)) < 0)
         return rc;
-    struct fm_port_flags flags = {.learning = false, .unicast_flood = false, .group_flood = true};
-    fm_link_put_master(&batch, port, fabric->bridge_index);
+    /* On the user's bridge it is a port as any other. */
+    bool theirs = s->port.net->spec.mode == FM_NETWORK_BRIDGE;
+    struct fm_port_flags flags = {.learning = theirs, .unicast_flood = theirs, .group_flood = true};
+    fm_link_put_master(&batch, port, s->port.net->bridge_index);
     if (!active)
         fm_link_put_port_state(&batch, port, FM_PORT_BLOCKED);
     fm_link_put_port_flags(&batch, port, &flags);
@@ -239,11 +260,16 @@ static int attach_pair(struct staging *s, bool active, struct fm_error *err)
 
 static int make(struct staging *s, bool active, struct fm_error *err)
 {
-    int rc = provide_pair(s, err);
-    if (rc == 0)
-        rc = attach_pair(s, active, err);
-    if (rc == 0)
-        rc = fm_netns_run(s->ep->netns, inner_configure, s, err);
+    int rc;
+    if (s->port.net->spec.mode == FM_NETWORK_MACVLAN) {
+        rc = fm_macvlan_stage(s->fabric, s->ep, &s->port, err);
+    } else {
+        rc = provide_pair(s, err);
+        if (rc == 0)
+            rc = attach_pair(s, active, err);
+        if (rc == 0)
+            rc = fm_netns_run(s->ep->netns, inner_configure, s, err);
+    }
     if (rc == 0 && active)
         rc = fm_endpoint_activate(s->fabric, s->ep, err);
     return rc;
@@ -254,11 +280,15 @@ int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bo
 {
     struct fm_error here = {0};
     struct staging s = {.fabric = fabric, .ep = ep, .err = &here};
-    int rc = fm_port_parse(ep, &s.port, &here);
+    int rc = fm_port_of_network(fabric, ep, &s.port, &here);
     if (rc == 0)
-        rc = check_bridge(fabric, &here);
+        rc = check_device(fabric, s.port.net, &here);
     if (rc == 0)
         rc = fm_link_each(&fabric->slow, survey_link, &s, &here);
+    if (rc == 0 && s.host.index && s.port.net->spec.mode == FM_NETWORK_MACVLAN)
+        rc = fm_error_set(&here, FM_E_EXISTS,
+                          "a container '%s' in another network is on this host; remove it first",
+                          ep->name);
     bool was_there = s.host.index != 0 || fm_netns_exists(ep->netns);
     if (rc == 0) {
         rc = make(&s, active, &here);
@@ -284,15 +314,16 @@ int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
 {
     struct fm_link link;
     struct fm_error missing = {0};
+    fm_autofree char *own = fm_strf("%s/netns/", fabric->run_dir);
+    bool pinned = fm_starts_with(ep->netns, own);
     int rc = fm_link_by_name(&fabric->slow, ep->host_if, &link, &missing);
     if (rc == 0 && may_delete(&link, ep)) {
         fm_outbox_drop(fabric, link.index);
         rc = delete_link(fabric, link.index, err);
     } else {
-        rc = 0;
+        rc = pinned ? fm_macvlan_unstage(ep, err) : 0;
     }
-    fm_autofree char *own = fm_strf("%s/netns/", fabric->run_dir);
-    if (!fm_starts_with(ep->netns, own))
+    if (!pinned)
         return rc;
     int rc2 = fm_netns_remove(ep->netns, rc < 0 ? NULL : err);
     return rc < 0 ? rc : rc2;

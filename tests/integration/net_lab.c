@@ -126,6 +126,18 @@ static int open_fabric(struct daemon *d, const struct lab_request *q, struct fm_
     return fm_fabric_open(&config, &d->network, err);
 }
 
+static int put_json(struct lab_reply *r, const json_t *json, struct fm_error *err)
+{
+    size_t len = json_dumpb(json, r->json, sizeof(r->json) - 1, JSON_COMPACT);
+    return len < sizeof(r->json) ? 0 : fm_error_set(err, FM_E_FAILED, "too much for a reply");
+}
+
+static int describe(struct daemon *d, struct lab_reply *r, struct fm_error *err)
+{
+    json_auto_t *description = d->network.ops->describe(d->network.ctx, err);
+    return description ? put_json(r, description, err) : fm_error_result(err);
+}
+
 static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply *r,
                  struct fm_error *err)
 {
@@ -137,8 +149,11 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
     if (!ops)
         return fm_error_set(err, FM_E_FAILED, "no fabric is open");
     if (q->op != LAB_CLOSE && q->op != LAB_PEER && q->name[0]) {
-        int rc = ops->endpoint(ctx, &(struct fm_endpoint_request){.name = q->name, .ip = q->ip},
-                               &r->ep, err);
+        struct fm_endpoint_request request = {.network = q->network[0] ? q->network : NULL,
+                                              .name = q->name,
+                                              .ip = q->ip,
+                                              .ip6 = q->ip6[0] ? q->ip6 : NULL};
+        int rc = ops->endpoint(ctx, &request, &r->ep, err);
         if (rc < 0)
             return rc;
     }
@@ -187,6 +202,27 @@ static int serve(struct daemon *d, const struct lab_request *q, struct lab_reply
     case LAB_INSPECT:
         rc = ops->inspect(ctx, (pid_t)q->number, &r->ep, &r->found, &r->host, err);
         break;
+    case LAB_DEFINE:
+        rc = ops->define(ctx, &q->spec, err);
+        break;
+    case LAB_UNDEFINE:
+        rc = ops->undefine(ctx, q->network, err);
+        break;
+    case LAB_DESCRIBE:
+        rc = describe(d, r, err);
+        break;
+    case LAB_NEIGHBOURS: {
+        json_auto_t *list = NULL;
+        rc = ops->neighbours(ctx, &r->ep, &list, err);
+        if (rc == 0)
+            rc = put_json(r, list, err);
+        break;
+    }
+    case LAB_SET_NEIGHBOURS: {
+        json_auto_t *list = json_loads(q->json, 0, NULL);
+        rc = ops->set_neighbours(ctx, &r->ep, list, err);
+        break;
+    }
     default:
         break;
     }

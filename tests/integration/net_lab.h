@@ -34,15 +34,24 @@ enum lab_op {
     LAB_HOLD_FORWARD,
     LAB_HOLD_END,
     LAB_INSPECT,
+    LAB_DEFINE,
+    LAB_UNDEFINE,
+    LAB_DESCRIBE,
+    LAB_NEIGHBOURS,
+    LAB_SET_NEIGHBOURS,
 };
 
 struct lab_request {
     enum lab_op op;
-    char name[64];   /* container; LAB_OPEN: suffix of the device names */
-    char ip[64];     /* container; LAB_OPEN: subnet */
-    char host[64];   /* other host's address; "" is NULL; LAB_OPEN: gateway */
-    bool flag;       /* active, present, teardown */
-    uint32_t number; /* LAB_OPEN: VNI; LAB_HOLD_PREPARE: max_frames; LAB_INSPECT: pid */
+    char name[64];    /* container; LAB_OPEN: suffix of the device names */
+    char ip[64];      /* container; LAB_OPEN: subnet */
+    char host[64];    /* other host's address; "" is NULL; LAB_OPEN: gateway */
+    bool flag;        /* active, present, teardown */
+    uint32_t number;  /* LAB_OPEN: VNI; LAB_HOLD_PREPARE: max_frames; LAB_INSPECT: pid */
+    char network[64]; /* "" is the default one */
+    char ip6[64];
+    struct fm_network_spec spec; /* LAB_DEFINE */
+    char json[4096];             /* LAB_SET_NEIGHBOURS */
 };
 
 struct lab_reply {
@@ -52,6 +61,7 @@ struct lab_reply {
     struct fm_endpoint ep;
     struct fm_hold_counters counters;
     char text[1024];
+    char json[16384]; /* LAB_DESCRIBE, LAB_NEIGHBOURS */
 };
 
 /* Private network and mount namespaces for this process, with the underlay bridge. */

@@ -13,6 +13,7 @@
 #include "network/address.h"
 #include "network/announce.h"
 #include "network/fabric.h"
+#include "network/networks.h"
 #include "network/redirector.h"
 #include "network/verifier.h"
 
@@ -66,6 +67,8 @@ static void test_subnets(void **state)
         struct fm_ip ip = ip_of(cases[i].ip);
         struct fm_ip subnet = ip_of(cases[i].subnet);
         assert_int_equal(fm_ip_in_subnet(&ip, &subnet), cases[i].inside);
+        assert_int_equal(fm_ip_overlaps(&ip, &subnet), cases[i].inside);
+        assert_int_equal(fm_ip_overlaps(&subnet, &ip), cases[i].inside);
         if (cases[i].inside)
             assert_int_equal(fm_ip_is_reserved(&ip, &subnet), cases[i].reserved);
     }
@@ -133,15 +136,84 @@ static void test_names_and_owners(void **state)
     assert_string_equal(owner.name, "redis");
     assert_int_equal(owner.mac[5], 5);
     struct fm_ip want = ip_of("10.88.0.5");
-    assert_true(fm_ip_equal(&owner.ip, &want));
+    assert_true(fm_ip_equal(&owner.ips[0], &want));
+    struct fm_endpoint both = {.name = "redis",
+                               .network = "blue",
+                               .ip = "10.89.0.5/24",
+                               .ip6 = "fd00:89::5/64",
+                               .mac = "02:fd:0a:59:00:05"};
+    fm_owner_format(&both, alias);
+    assert_true(fm_owner_parse(alias, &owner));
+    assert_string_equal(owner.network, "blue");
+    want = ip_of("fd00:89::5");
+    assert_true(fm_ip_equal(&owner.ips[1], &want));
+    /* of a version that knew one network and one address */
+    assert_true(fm_owner_parse("fleximigrate redis 10.88.0.5/16 02:fd:0a:58:00:05", &owner));
+    assert_string_equal(owner.network, "");
+    assert_int_equal(owner.ips[1].family, 0);
     static const char *const foreign[] = {"",
                                           "uplink",
                                           "fleximigrate",
                                           "fleximigrate redis",
                                           "fleximigrate redis 10.88.0.5/16 none",
-                                          "fleximigrate redis here 02:fd:0a:58:00:05"};
+                                          "fleximigrate redis here 02:fd:0a:58:00:05",
+                                          "fleximigrate redis 10.88.0.5 02:fd:0a:58:00:05 -",
+                                          "fleximigrate redis 10.88.0.5 02:fd:0a:58:00:05 x blue",
+                                          "fleximigrate network blue"};
     for (size_t i = 0; i < FM_COUNT(foreign); i++)
         assert_false(fm_owner_parse(foreign[i], &owner));
+}
+
+static void test_network_specs(void **state)
+{
+    (void)state;
+    static const struct fm_network_spec good = {.name = "blue",
+                                                .subnet = "10.89.0.0/24",
+                                                .gateway = "10.89.0.1",
+                                                .subnet6 = "fd00:89::/64",
+                                                .gateway6 = "fd00:89::1",
+                                                .vni = 7};
+    struct fm_net net;
+    struct fm_error err = {0};
+    assert_int_equal(fm_net_check(&good, &net, &err), 0);
+    assert_int_equal(net.gateways[1].prefix, 64);
+    static const struct {
+        struct fm_network_spec spec;
+        const char *says;
+    } bad[] = {
+        {{.name = "", .subnet = "10.89.0.0/24", .vni = 7}, "network"},
+        {{.name = "a/b", .subnet = "10.89.0.0/24", .vni = 7}, "network"},
+        {{.name = "x", .subnet = "", .vni = 7}, "is not an IP address"},
+        {{.name = "x", .subnet = "10.89.0.0", .vni = 7}, "no prefix length"},
+        {{.name = "x", .subnet = "10.89.0.5/24", .vni = 7}, "it would be 10.89.0.0/24"},
+        {{.name = "x", .subnet = "0.0.0.0/0", .vni = 7}, "too large"},
+        {{.name = "x", .subnet = "10.89.0.0/31", .vni = 7}, "too small"},
+        {{.name = "x", .subnet = "224.0.0.0/24", .vni = 7}, "reserved"},
+        {{.name = "x", .subnet = "fe80::/64", .vni = 7}, "reserved"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .gateway = "10.90.0.1", .vni = 7}, "outside"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .gateway = "10.89.0.0", .vni = 7}, "reserved"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .gateway6 = "fd00::1", .vni = 7}, "outside"},
+        {{.name = "x", .subnet = "fd00::/64", .subnet6 = "fd01::/64", .vni = 7}, "IPv4"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .subnet6 = "10.90.0.0/24", .vni = 7}, "IPv6"},
+        {{.name = "x", .subnet = "10.89.0.0/24"}, "VNI 0"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .vni = 1u << 24}, "VNI 16777216"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .vni = 7, .mtu = 100}, "MTU 100"},
+        {{.name = "x", .subnet = "10.89.0.0/24", .vni = 7, .parent = "br0"}, "no parent"},
+        {{.name = "x", .mode = FM_NETWORK_BRIDGE, .subnet = "10.89.0.0/24"}, "needs a parent"},
+        {{.name = "x",
+          .mode = FM_NETWORK_MACVLAN,
+          .subnet = "10.89.0.0/24",
+          .vni = 7,
+          .parent = "br0"},
+         "only an overlay"},
+        {{.name = "x", .mode = (enum fm_network_mode)9, .subnet = "10.89.0.0/24"}, "mode 9"},
+    };
+    for (size_t i = 0; i < FM_COUNT(bad); i++) {
+        err = (struct fm_error){0};
+        assert_int_equal(fm_net_check(&bad[i].spec, &net, &err), -FM_E_INVALID);
+        if (!strstr(err.text, bad[i].says))
+            fail_msg("'%s' does not say '%s'", err.text, bad[i].says);
+    }
 }
 
 static void test_gratuitous_arp(void **state)
@@ -184,32 +256,38 @@ static void test_neighbour_advertisement(void **state)
 static void test_what_a_hold_keeps(void **state)
 {
     (void)state;
-    static const uint8_t mac[6] = {2, 0xfd, 10, 88, 0, 5};
+    const struct fm_port port = {.mac = {2, 0xfd, 10, 88, 0, 5}, .ips = {ip_of("10.88.0.5/16")}};
+    const struct fm_port both = {.mac = {2, 0xfd, 10, 88, 0, 5},
+                                 .ips = {ip_of("10.88.0.5/16"), ip_of("fd00:88::5")}};
+    const struct fm_port moved = {.mac = {2, 0xfd, 10, 88, 0, 5}, .ips = {ip_of("10.88.0.6/16")}};
+    const struct fm_port six = {.mac = {2, 0xfd, 10, 88, 0, 5}, .ips = {ip_of("fd00:88::5")}};
     static const uint8_t other[6] = {2, 0xfd, 10, 88, 0, 9};
-    struct fm_ip ip = ip_of("10.88.0.5/16");
-    struct fm_ip elsewhere = ip_of("10.88.0.6/16");
     uint8_t frame[FM_ANNOUNCEMENT_MAX] = {0};
 
-    memcpy(frame, mac, 6);
-    assert_int_equal(fm_hold_classify(frame, 60, mac, &ip), FM_HOLD_UNICAST);
-    assert_int_equal(fm_hold_classify(frame, 13, mac, &ip), FM_HOLD_NOT_OURS);
+    memcpy(frame, port.mac, 6);
+    assert_int_equal(fm_hold_classify(frame, 60, &port), FM_HOLD_UNICAST);
+    assert_int_equal(fm_hold_classify(frame, 13, &port), FM_HOLD_NOT_OURS);
     memcpy(frame, other, 6);
-    assert_int_equal(fm_hold_classify(frame, 60, mac, &ip), FM_HOLD_NOT_OURS);
+    assert_int_equal(fm_hold_classify(frame, 60, &port), FM_HOLD_NOT_OURS);
 
-    size_t len = fm_announcement_build(&ip, other, frame); /* asks for our address */
-    assert_int_equal(fm_hold_classify(frame, len, mac, &ip), FM_HOLD_RESOLVE);
-    assert_int_equal(fm_hold_classify(frame, len, mac, &elsewhere), FM_HOLD_NOT_OURS);
+    size_t len = fm_announcement_build(&port.ips[0], other, frame); /* asks for our address */
+    assert_int_equal(fm_hold_classify(frame, len, &port), FM_HOLD_RESOLVE);
+    assert_int_equal(fm_hold_classify(frame, len, &moved), FM_HOLD_NOT_OURS);
+    assert_int_equal(fm_hold_classify(frame, len, &both), FM_HOLD_RESOLVE);
+    assert_int_equal(fm_hold_classify(frame, len, &six), FM_HOLD_NOT_OURS);
     for (size_t cut = 0; cut < len; cut++) /* never reads past the end */
-        assert_int_equal(fm_hold_classify(frame, cut, mac, &ip), FM_HOLD_NOT_OURS);
+        assert_int_equal(fm_hold_classify(frame, cut, &port), FM_HOLD_NOT_OURS);
     frame[21] = 2; /* a reply is nobody's question */
-    assert_int_equal(fm_hold_classify(frame, len, mac, &ip), FM_HOLD_NOT_OURS);
+    assert_int_equal(fm_hold_classify(frame, len, &port), FM_HOLD_NOT_OURS);
 
-    struct fm_ip six = ip_of("fd00:88::5");
-    len = fm_announcement_build(&six, other, frame);
-    assert_int_equal(fm_hold_classify(frame, len, mac, &six), FM_HOLD_NOT_OURS);
+    len = fm_announcement_build(&six.ips[0], other, frame);
+    assert_int_equal(fm_hold_classify(frame, len, &six), FM_HOLD_NOT_OURS);
     frame[54] = 135; /* a solicitation has its target at the same place */
-    assert_int_equal(fm_hold_classify(frame, len, mac, &six), FM_HOLD_RESOLVE);
-    assert_int_equal(fm_hold_classify(frame, len, mac, &ip), FM_HOLD_NOT_OURS);
+    assert_int_equal(fm_hold_classify(frame, len, &six), FM_HOLD_RESOLVE);
+    assert_int_equal(fm_hold_classify(frame, len, &port), FM_HOLD_NOT_OURS);
+    assert_int_equal(fm_hold_classify(frame, len, &both), FM_HOLD_RESOLVE);
+    for (size_t cut = 0; cut < 14 + 40 + 24; cut++)
+        assert_int_equal(fm_hold_classify(frame, cut, &both), FM_HOLD_NOT_OURS);
 }
 
 static void test_health_check_targets(void **state)
@@ -263,6 +341,7 @@ int main(void)
         cmocka_unit_test(test_subnets),
         cmocka_unit_test(test_macs),
         cmocka_unit_test(test_names_and_owners),
+        cmocka_unit_test(test_network_specs),
         cmocka_unit_test(test_gratuitous_arp),
         cmocka_unit_test(test_neighbour_advertisement),
         cmocka_unit_test(test_what_a_hold_keeps),
