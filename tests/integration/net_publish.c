@@ -43,6 +43,15 @@ void publish_run(const struct lab_host *host, fm_netns_fn run, void *ctx)
     exit(1);
 }
 
+void publish_bridge_netfilter(bool on)
+{
+    for (size_t i = 0; i < FM_COUNT(hosts); i++)
+        free(lab_sh(hosts[i]->netns,
+                    "cd /proc/sys/net/bridge 2>/dev/null || exit 0; "
+                    "echo %d >bridge-nf-call-iptables; echo %d >bridge-nf-call-ip6tables",
+                    on, on));
+}
+
 /* ---- what is done on a host ---- */
 
 struct on_host {
@@ -156,6 +165,8 @@ static void start_host(struct publish_scene *s, struct lab_host *host)
         if (hosts[i] != host)
             join_peers(host, (const struct lab_host *const[]){hosts[i]}, 1);
     give_outside_address(s, host);
+    /* Such machines are. */
+    free(lab_sh(host->netns, "echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter"));
     struct on_host h = {.s = s, .number = host->number};
     publish_run(host, make_host_port, &h);
     for (size_t i = 0; i < FM_COUNT(hosts); i++) {

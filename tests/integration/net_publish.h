@@ -26,6 +26,9 @@ struct publish_scene {
 void publish_scene_start(struct publish_scene *s, const struct publish_family *family);
 void publish_scene_stop(struct publish_scene *s);
 
+/* Whether the hosts' packet filters also see what their bridges carry, as is the default where the
+ * kernel can do that. */
+void publish_bridge_netfilter(bool on);
 /* Runs in the namespace of a host; the test fails when it does. */
 void publish_run(const struct lab_host *host, fm_netns_fn run, void *ctx);
 /* "8080:80/udp" of the server. */

@@ -127,114 +127,104 @@ static void test_gap_ipv6(void **state)
 
 /* ---- TCP: connections through all three hosts ---- */
 
-struct servers {
-    struct tcp_server each[CLIENTS];
-    size_t count;
+struct crowd {
+    struct tcp_server servers[CLIENTS];
+    int clients[CLIENTS];
 };
 
-static void freeze_servers(void *ctx)
+static const char question[64] = "question";
+
+static void send_question(int fd)
 {
-    struct servers *servers = ctx;
-    for (size_t i = 0; i < servers->count; i++)
-        tcp_server_freeze(&servers->each[i]);
+    assert_int_equal(send(fd, question, sizeof(question), MSG_NOSIGNAL), sizeof(question));
 }
 
-static void take_servers(void *ctx, const char *netns)
+static void await_answer(int fd)
 {
-    struct servers *servers = ctx;
-    for (size_t i = 0; i < servers->count; i++)
-        tcp_server_move(&servers->each[i], netns);
-}
-
-static void thaw_servers(void *ctx)
-{
-    struct servers *servers = ctx;
-    for (size_t i = 0; i < servers->count; i++)
-        tcp_server_thaw(&servers->each[i]);
-}
-
-/* One listener, a connection through each host's published port. */
-static void connect_all(const struct publish_scene *s, struct servers *servers, int clients[])
-{
-    *servers = (struct servers){.count = CLIENTS};
-    tcp_server_listen(&servers->each[0], s->a, s->family->server, PORT, TCP_ECHO);
-    for (int i = 0; i < CLIENTS; i++) {
-        struct tcp_server *server = &servers->each[i];
-        if (i > 0)
-            *server = (struct tcp_server){.role = TCP_ECHO,
-                                          .listener = dup(servers->each[0].listener),
-                                          .frozen = PTHREAD_MUTEX_INITIALIZER};
-        clients[i] = tcp_client(s->client.netns, s->outside[i + 1], HOST_PORT);
-        tcp_server_accept(server);
-    }
+    char answer[sizeof(question)] = "";
+    assert_int_equal(recv(fd, answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
+    assert_memory_equal(question, answer, sizeof(answer));
 }
 
 static double ask(int fd)
 {
-    char question[64] = "question", answer[64];
     uint64_t started = fm_now_us();
-    assert_int_equal(send(fd, question, sizeof(question), MSG_NOSIGNAL), sizeof(question));
-    assert_int_equal(recv(fd, answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
-    assert_memory_equal(question, answer, sizeof(answer));
+    send_question(fd);
+    await_answer(fd);
     return (double)(fm_now_us() - started) / 1000.0;
 }
 
-static void ask_all(const int clients[], int times)
+static void ask_all(const struct crowd *c, int times)
 {
     for (int n = 0; n < times; n++)
         for (int i = 0; i < CLIENTS; i++)
-            ask(clients[i]);
+            ask(c->clients[i]);
 }
 
-/* Also a request in flight while the server moves. */
-static double ask_across(const struct publish_scene *s, struct servers *servers,
-                         const int clients[], struct lab_host *from, struct lab_host *to)
+/* Each client has a request in flight. */
+static void freeze_crowd(void *ctx)
 {
-    struct publish_actor actor = {freeze_servers, take_servers, thaw_servers, servers};
-    char question[64] = "in flight", answer[64];
-    double worst = 0;
-    tcp_server_freeze(&servers->each[0]); /* nobody reads: all three are under way */
-    tcp_server_freeze(&servers->each[1]);
-    tcp_server_freeze(&servers->each[2]);
+    struct crowd *c = ctx;
     for (int i = 0; i < CLIENTS; i++)
-        assert_int_equal(send(clients[i], question, sizeof(question), 0), sizeof(question));
-    thaw_servers(servers);
-    uint64_t started = fm_now_us();
-    publish_move(s, from, to, &actor);
-    for (int i = 0; i < CLIENTS; i++) {
-        assert_int_equal(recv(clients[i], answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
-        assert_memory_equal(question, answer, sizeof(answer));
-    }
-    (void)started;
-    for (int i = 0; i < CLIENTS; i++) {
-        double took = ask(clients[i]);
-        worst = took > worst ? took : worst;
-    }
-    return worst;
+        tcp_server_freeze(&c->servers[i]);
+    for (int i = 0; i < CLIENTS; i++)
+        send_question(c->clients[i]);
 }
 
-static void move_there_and_back(const struct publish_family *family)
+static void take_crowd(void *ctx, const char *netns)
+{
+    struct crowd *c = ctx;
+    for (int i = 0; i < CLIENTS; i++)
+        tcp_server_move(&c->servers[i], netns);
+}
+
+static void thaw_crowd(void *ctx)
+{
+    struct crowd *c = ctx;
+    for (int i = 0; i < CLIENTS; i++)
+        tcp_server_thaw(&c->servers[i]);
+}
+
+/* One listener, a connection through each host's published port. */
+static void connect_crowd(const struct publish_scene *s, struct crowd *c)
+{
+    tcp_server_listen(&c->servers[0], s->a, s->family->server, PORT, TCP_ECHO);
+    for (int i = 1; i < CLIENTS; i++)
+        c->servers[i] = (struct tcp_server){.role = TCP_ECHO,
+                                            .listener = dup(c->servers[0].listener),
+                                            .frozen = PTHREAD_MUTEX_INITIALIZER};
+    for (int i = 0; i < CLIENTS; i++) {
+        c->clients[i] = tcp_client(s->client.netns, s->outside[i + 1], HOST_PORT);
+        tcp_server_accept(&c->servers[i]);
+    }
+}
+
+/* From a to b, on to c, and home again. */
+static void move_around(const struct publish_family *family, bool bridge_netfilter)
 {
     struct publish_scene s;
-    struct servers servers;
-    int clients[CLIENTS];
+    struct crowd c;
+    struct publish_actor actor = {freeze_crowd, take_crowd, thaw_crowd, &c};
     publish_scene_start(&s, family);
+    publish_bridge_netfilter(bridge_netfilter);
     struct fm_publication p = publish_server(&s, "8080:80");
     publish_everywhere(&s, &p, 1);
-    connect_all(&s, &servers, clients);
-    ask_all(clients, 20);
+    connect_crowd(&s, &c);
+    ask_all(&c, 20);
     struct lab_host *const path[] = {&host_a, &host_b, &host_c, &host_a};
     for (size_t i = 1; i < FM_COUNT(path); i++) {
-        double worst = ask_across(&s, &servers, clients, path[i - 1], path[i]);
-        ask_all(clients, 20);
-        printf("  %s, TCP through all hosts: move %zu done, worst request after it %.1f ms\n",
-               family->name, i, worst);
+        publish_move(&s, path[i - 1], path[i], &actor);
+        for (int n = 0; n < CLIENTS; n++)
+            await_answer(c.clients[n]);
+        ask_all(&c, 20);
+        publish_everywhere(&s, &p, 1); /* a daemon that starts again */
+        ask_all(&c, 5);
     }
     publish_everywhere(&s, NULL, 0); /* the end of the publication is not that of its connections */
-    ask_all(clients, 5);
+    ask_all(&c, 5);
     for (int i = 0; i < CLIENTS; i++) {
-        close(clients[i]);
-        tcp_server_stop(&servers.each[i]);
+        close(c.clients[i]);
+        tcp_server_stop(&c.servers[i]);
     }
     publish_scene_stop(&s);
 }
@@ -242,13 +232,108 @@ static void move_there_and_back(const struct publish_family *family)
 static void test_connections_ipv4(void **state)
 {
     (void)state;
-    move_there_and_back(&publish_ipv4);
+    move_around(&publish_ipv4, true);
+    move_around(&publish_ipv4, false);
 }
 
 static void test_connections_ipv6(void **state)
 {
     (void)state;
-    move_there_and_back(&publish_ipv6);
+    move_around(&publish_ipv6, true);
+    move_around(&publish_ipv6, false);
+}
+
+/* ---- a download ---- */
+
+#define PACE (25u << 20) /* bytes a second: 200 Mbit/s */
+#define SILENCE_MS 50.0  /* a retransmission time-out is 200 ms and more */
+
+struct download {
+    struct tcp_server server;
+    int fd;
+    pthread_t thread;
+    uint64_t received, wrong;
+    uint64_t last_us, silence_us; /* the longest */
+};
+
+static void pace(int fd)
+{
+    unsigned rate = PACE;
+    setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate));
+}
+
+static void *receive_download(void *arg)
+{
+    struct download *d = arg;
+    static uint8_t data[65536];
+    for (;;) {
+        ssize_t got = recv(d->fd, data, sizeof(data), 0);
+        if (got <= 0)
+            return NULL;
+        uint64_t now = fm_now_us();
+        if (d->last_us && now - d->last_us > d->silence_us)
+            d->silence_us = now - d->last_us;
+        d->last_us = now;
+        for (ssize_t i = 0; i < got; i++)
+            d->wrong += data[i] != tcp_pattern(d->received + (uint64_t)i);
+        d->received += (uint64_t)got;
+    }
+}
+
+static void freeze_download(void *ctx)
+{
+    struct download *d = ctx;
+    tcp_server_freeze(&d->server);
+}
+
+static void take_download(void *ctx, const char *netns)
+{
+    struct download *d = ctx;
+    tcp_server_move(&d->server, netns);
+    pace(d->server.fd);
+}
+
+static void thaw_download(void *ctx)
+{
+    struct download *d = ctx;
+    tcp_server_thaw(&d->server);
+}
+
+static bool download(const struct publish_family *family)
+{
+    struct publish_scene s;
+    struct download d = {0};
+    struct publish_actor actor = {freeze_download, take_download, thaw_download, &d};
+    publish_scene_start(&s, family);
+    struct fm_publication p = publish_server(&s, "8080:80");
+    publish_everywhere(&s, &p, 1);
+    tcp_server_listen(&d.server, s.a, family->server, PORT, TCP_SOURCE);
+    d.fd = tcp_client(s.client.netns, s.outside[3], HOST_PORT);
+    tcp_server_accept(&d.server);
+    pace(d.server.fd);
+    uint64_t started = fm_now_us();
+    pthread_create(&d.thread, NULL, receive_download, &d);
+    lab_sleep_ms(500);
+    uint64_t stood = publish_move(&s, &host_a, &host_b, &actor);
+    lab_sleep_ms(500);
+    double seconds = (double)(fm_now_us() - started) / 1e6;
+    tcp_server_stop(&d.server);
+    shutdown(d.fd, SHUT_RDWR);
+    pthread_join(d.thread, NULL);
+    close(d.fd);
+    publish_scene_stop(&s);
+    double silence = (double)d.silence_us / 1000.0;
+    printf("  %s, download through c: %.0f Mbit/s, server stood %.1f ms, longest silence %.1f ms\n",
+           family->name, (double)d.received * 8 / 1e6 / seconds, (double)stood / 1000.0, silence);
+    assert_int_equal(d.wrong, 0);
+    return silence < SILENCE_MS;
+}
+
+static void test_download(void **state)
+{
+    (void)state;
+    ASSERT_IN_TIME(download(&publish_ipv4));
+    ASSERT_IN_TIME(download(&publish_ipv6));
 }
 
 int main(void)
@@ -260,10 +345,9 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     lab_init();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gap_ipv4),
-        cmocka_unit_test(test_gap_ipv6),
-        cmocka_unit_test(test_connections_ipv4),
-        cmocka_unit_test(test_connections_ipv6),
+        cmocka_unit_test(test_gap_ipv4),         cmocka_unit_test(test_gap_ipv6),
+        cmocka_unit_test(test_connections_ipv4), cmocka_unit_test(test_connections_ipv6),
+        cmocka_unit_test(test_download),
     };
     return cmocka_run_group_tests_name("publish", tests, NULL, NULL);
 }
