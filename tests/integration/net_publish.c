@@ -200,7 +200,7 @@ void publish_scene_stop(struct publish_scene *s)
 }
 
 uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, struct lab_host *to,
-                      const struct publish_actor *actor)
+                      const struct publish_actor *actor, unsigned stand_ms)
 {
     struct lab_reply place = lab_call(to, about_server(s, LAB_STAGE));
     set_remote(to, s->family->server, from->address);
@@ -209,6 +209,7 @@ uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, stru
     actor->freeze(actor->ctx);
     uint64_t frozen = fm_now_us();
     lab_call(from, about_server(s, LAB_HOLD_ENGAGE));
+    lab_sleep_ms(stand_ms);
     actor->take_along(actor->ctx, place.ep.netns);
     lab_call(to, about_server(s, LAB_ACTIVATE));
     actor->thaw(actor->ctx);

@@ -46,9 +46,9 @@ struct publish_actor {
     void (*thaw)(void *ctx);
     void *ctx;
 };
-/* Moves the server from one host to another without a pause, as a migration does at its end, and
- * tells the third one. Returns how long the server stood, in us. */
+/* Moves the server from one host to another as a migration does at its end, after `stand_ms` of
+ * freeze, and tells the third one. Returns how long the server stood in all, in us. */
 uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, struct lab_host *to,
-                      const struct publish_actor *actor);
+                      const struct publish_actor *actor, unsigned stand_ms);
 
 #endif
