@@ -43,10 +43,8 @@ static const struct rule {
     {"published", "dnat ip6 to udp dport map @udp6", "udp to IPv6"},
     /* With br_netfilter the frames between host port and container pass here once more. Tracked
      * again, they would be at odds with the connection that they belong to. */
-    {"bridged", "iifname . ip saddr @hosts4 notrack", "from this host, bridged"},
-    {"bridged", "iifname . ip daddr @hosts4 notrack", "to this host, bridged"},
-    {"bridged", "iifname . ip6 saddr @hosts6 notrack", "from this host, bridged IPv6"},
-    {"bridged", "iifname . ip6 daddr @hosts6 notrack", "to this host, bridged IPv6"},
+    {"bridged", "iifname . ether saddr @hosts notrack", "from this host, bridged"},
+    {"bridged", "iifname . ether daddr @hosts notrack", "to this host, bridged"},
     {"incoming", "fib daddr type local jump published", "from elsewhere"},
     {"local", "fib daddr type local jump published", "from this host"},
     {"outgoing",
@@ -142,14 +140,20 @@ static void write_own_addresses(FILE *out, const struct fm_firewall *firewall, i
             fprintf(set_add(&own), "\"%s\" : %s", port, fm_ip_format(ip, text));
     }
     set_end(&own);
-    snprintf(name, sizeof(name), "hosts%d", family_digit(family));
-    snprintf(type, sizeof(type), "ifname . %s", family_type(family));
-    struct set hosts = set_begin(out, "set", name, type);
+}
+
+/* The MAC of each host port, with the bridge that it is on. */
+static void write_hosts(FILE *out, const struct fm_firewall *firewall)
+{
+    struct set hosts = set_begin(out, "set", "hosts", "ifname . ether_addr");
     for (size_t i = 0; i < firewall->network_count; i++) {
-        const struct fm_ip *ip = own_address(&firewall->networks[i], family);
-        if (ip)
-            fprintf(set_add(&hosts), "\"%s\" . %s", firewall->networks[i].bridge,
-                    fm_ip_format(ip, text));
+        const struct fm_firewall_network *network = &firewall->networks[i];
+        if (!network->address.family && !network->address6.family)
+            continue;
+        uint8_t mac[6];
+        char text[FM_MAC_TEXT];
+        fm_host_port_mac(&network->address, &network->address6, mac);
+        fprintf(set_add(&hosts), "\"%s\" . %s", network->bridge, fm_mac_format(mac, text));
     }
     set_end(&hosts);
 }
@@ -217,6 +221,7 @@ static char *write_table(const struct fm_firewall *firewall)
         abort();
     fputs("add table " TABLE "\ndelete table " TABLE "\ntable " TABLE " {\n", out);
     write_interfaces(out, firewall);
+    write_hosts(out, firewall);
     const int families[] = {AF_INET, AF_INET6};
     for (size_t i = 0; i < FM_COUNT(families); i++) {
         write_own_addresses(out, firewall, families[i]);

@@ -40,6 +40,11 @@ void fm_host_port_name(const char *network, char name[16])
     name_end(network, "fmh", name);
 }
 
+void fm_host_port_mac(const struct fm_ip *address, const struct fm_ip *address6, uint8_t mac[6])
+{
+    fm_mac_from_ip(address->family ? address : address6, mac);
+}
+
 static const char *or_dash(const struct fm_ip *ip, char text[FM_IP_TEXT])
 {
     return ip->family ? fm_ip_format(ip, text) : "-";
@@ -288,7 +293,7 @@ int fm_host_port_make(struct fm_nl *nl, const struct fm_host_port *port, uint8_t
     struct making m = {.nl = nl, .want = port};
     int rc = check_wishes(port, err);
     if (rc == 0) {
-        fm_mac_from_ip(port->address.family ? &port->address : &port->address6, m.mac);
+        fm_host_port_mac(&port->address, &port->address6, m.mac);
         name_end(port->network, "fmh", m.inner_name);
         name_end(port->network, "fmp", m.port_name);
         format_alias(port, m.alias);

@@ -32,6 +32,8 @@ struct fm_host_port {
 
 /* "fmh" and 8 hexadecimal digits: the end with the address. The end on the bridge is "fmp" …. */
 void fm_host_port_name(const char *network, char name[16]);
+/* The MAC that follows from its addresses (the second counts when there is no first). */
+void fm_host_port_mac(const struct fm_ip *address, const struct fm_ip *address6, uint8_t mac[6]);
 
 /* Makes it, or takes over what is there and is ours; with another address it is made anew. Must run
  * in the namespace of `nl`, one call at a time. `mac` is what other hosts are to be told.
