@@ -358,7 +358,11 @@ int fm_firewall_apply(const struct fm_firewall *firewall, struct fm_error *err)
         return rc;
     fm_autofree char *table = write_table(firewall);
     rc = run_nft(table, 0, NULL, err);
-    return rc < 0 ? fm_error_prefix(err, "cannot set up published ports") : 0;
+    if (rc < 0) {
+        fm_error_recode(err, FM_E_FAILED); /* nothing is looked for here: the kernel lacks a part */
+        return fm_error_prefix(err, "cannot set up published ports");
+    }
+    return 0;
 }
 
 int fm_firewall_remove(struct fm_error *err)
