@@ -375,6 +375,7 @@ int fm_firewall_remove(struct fm_error *err)
 
 /* The publications in a listing, by protocol and host port: an IPv6 element joins its IPv4 one. */
 struct reading {
+    const json_t *listing;
     json_t *list;
     const char *protocol;
     bool ipv6;
@@ -394,6 +395,45 @@ static json_t *find_published(const json_t *list, const char *protocol, json_int
     return NULL;
 }
 
+/* Of the set or map with this name; NULL when there is none. */
+static const json_t *elements_of(const json_t *listing, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(listing, i, item)
+    {
+        const json_t *set = json_object_get(item, "set");
+        if (!set)
+            set = json_object_get(item, "map");
+        if (fm_streq(json_string_value(json_object_get(set, "name")), name))
+            return json_object_get(set, "elem");
+    }
+    return NULL;
+}
+
+/* What the map leads to a container also finds back: it leaves under this host's own address. */
+static bool finds_back(const struct reading *r, const char *network, const char *ip,
+                       json_int_t port)
+{
+    char interface[16];
+    fm_host_port_name(network, interface);
+    bool own = false, target = false;
+    size_t i;
+    json_t *element;
+    json_array_foreach(elements_of(r->listing, r->ipv6 ? "own6" : "own4"), i, element)
+    {
+        own |= fm_streq(json_string_value(json_array_get(element, 0)), interface);
+    }
+    json_array_foreach(elements_of(r->listing, r->ipv6 ? "targets6" : "targets4"), i, element)
+    {
+        const json_t *parts = json_object_get(element, "concat");
+        target |= json_integer_value(json_array_get(parts, 2)) == port &&
+                  fm_streq(json_string_value(json_array_get(parts, 1)), ip) &&
+                  fm_streq(json_string_value(json_array_get(parts, 0)), r->protocol);
+    }
+    return own && target;
+}
+
 /* [{"elem":{"val":8080,"comment":"web default"}},{"concat":["10.88.0.5",80]}] */
 static bool take_element(struct reading *r, json_t *element)
 {
@@ -405,6 +445,7 @@ static bool take_element(struct reading *r, json_t *element)
     char container[64], network[32];
     if (sscanf(comment, "%63s %31s", container, network) != 2)
         return false;
+    r->whole &= finds_back(r, network, ip, port);
     json_t *known = find_published(r->list, r->protocol, host_port);
     if (!known)
         return json_array_append_new(
@@ -417,31 +458,19 @@ static bool take_element(struct reading *r, json_t *element)
            json_integer_value(json_object_get(known, "port")) == port;
 }
 
-static void take_map(struct reading *r, const json_t *map)
-{
-    const char *name = json_string_value(json_object_get(map, "name"));
-    size_t i;
-    json_t *element;
-    json_array_foreach(json_object_get(map, "elem"), i, element)
-    {
-        if (fm_starts_with(name, r->protocol) && fm_streq(name + 3, r->ipv6 ? "6" : "4"))
-            r->whole &= take_element(r, element);
-    }
-}
-
-static void take_publications(struct reading *r, const json_t *listing)
+static void take_publications(struct reading *r)
 {
     const char *const protocols[] = {"tcp", "udp"};
     for (size_t p = 0; p < 4; p++) {
         r->protocol = protocols[p / 2];
         r->ipv6 = p % 2;
+        char name[16];
+        snprintf(name, sizeof(name), "%s%d", r->protocol, r->ipv6 ? 6 : 4);
         size_t i;
-        json_t *item;
-        json_array_foreach(listing, i, item)
+        json_t *element;
+        json_array_foreach(elements_of(r->listing, name), i, element)
         {
-            const json_t *map = json_object_get(item, "map");
-            if (json_is_string(json_object_get(map, "name")))
-                take_map(r, map);
+            r->whole &= take_element(r, element);
         }
     }
 }
@@ -465,6 +494,13 @@ static bool rules_are_whole(const json_t *listing)
     return seen == FM_COUNT(rules);
 }
 
+/* Each network has two interfaces, between which there are four ways. */
+static bool isolation_is_whole(const json_t *listing)
+{
+    return json_array_size(elements_of(listing, "same")) ==
+           2 * json_array_size(elements_of(listing, "interfaces"));
+}
+
 int fm_firewall_describe(json_t **publications, bool *whole, struct fm_error *err)
 {
     *publications = NULL;
@@ -486,9 +522,9 @@ int fm_firewall_describe(json_t **publications, bool *whole, struct fm_error *er
     if (!document)
         return fm_error_set(err, FM_E_FAILED, "cannot read the published ports: %s", where.text);
     const json_t *listing = json_object_get(document, "nftables");
-    struct reading reading = {.list = json_array(), .whole = true};
-    take_publications(&reading, listing);
-    *whole = reading.whole && rules_are_whole(listing);
+    struct reading reading = {.listing = listing, .list = json_array(), .whole = true};
+    take_publications(&reading);
+    *whole = reading.whole && rules_are_whole(listing) && isolation_is_whole(listing);
     *publications = reading.list;
     json_decref(document);
     return 0;

@@ -52,7 +52,8 @@ int fm_firewall_apply(const struct fm_firewall *firewall, struct fm_error *err);
 int fm_firewall_remove(struct fm_error *err);
 /* What the kernel has: [{"container","network","protocol","host_port","port","ip","ip6"}] by
  * protocol and host port, with "" for the family that is not published (new reference; empty
- * without a table). *whole: all rules that make it so are there, as far as their comments tell. */
+ * without a table). *whole: the rules and lists that make it so are all there, as far as they can
+ * be told without knowing what was applied. */
 int fm_firewall_describe(json_t **publications, bool *whole, struct fm_error *err);
 
 #endif

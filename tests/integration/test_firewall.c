@@ -178,11 +178,16 @@ static void test_mends(void **state)
         {"insert rule inet fleximigrate incoming accept", 3},
         {"delete chain inet fleximigrate isolation", 3},
         {"add element inet fleximigrate tcp4 { 9999 : 10.91.0.5 . 80 }", 3},
+        {"flush map inet fleximigrate own4", 3},
+        {"flush map inet fleximigrate own6", 3},
+        {"delete element inet fleximigrate targets4 { udp . 10.92.0.5 . 80 }", 3},
+        {"delete element inet fleximigrate same { \"fmbr1\" . \"fmbr1\" }", 3},
+        {"flush set inet fleximigrate interfaces", 3},
         {"flush map inet fleximigrate udp4", 2},
         {"delete table inet fleximigrate", 0},
         {"flush ruleset", 0},
     };
-    fm_autoclose int server = listen_at(web, WEB, 80);
+    int server = listen_at(web, WEB, 80);
     for (size_t i = 0; i < FM_COUNT(harm); i++) {
         publish(published, FM_COUNT(published));
         free(lab_sh(host.netns, "nft '%s'", harm[i].command));
@@ -192,6 +197,7 @@ static void test_mends(void **state)
         assert_true(reaches(outside.netns, HOST, 8080));
         assert_int_equal(reach(far, WEB, 80), -ETIMEDOUT);
     }
+    close(server);
 }
 
 static void test_refuses(void **state)
