@@ -11,7 +11,9 @@
 #include "base/text.h"
 #include "network/announce.h"
 #include "network/macvlan.h"
+#include "network/host_port.h"
 #include "network/networks.h"
+#include "network/published.h"
 #include "network/outbox.h"
 #include "network/redirector.h"
 
@@ -142,16 +144,39 @@ static int op_undefine(void *ctx, const char *network, struct fm_error *err)
     struct fm_fabric *fabric = ctx;
     pthread_mutex_lock(&fabric->make);
     int rc = fm_net_undefine(fabric, network, err);
+    if (rc == 0)
+        rc = fm_host_port_remove(&fabric->slow, network, err);
     pthread_mutex_unlock(&fabric->make);
     return rc < 0 ? fm_error_prefix(err, "cannot remove network '%s'", network) : 0;
 }
 
+static int op_host_address(void *ctx, const char *network, const char *ip, const char *ip6,
+                           struct fm_error *err)
+{
+    struct fm_fabric *fabric = ctx;
+    pthread_mutex_lock(&fabric->make);
+    int rc = fm_published_host_address(fabric, network, ip, ip6, err);
+    pthread_mutex_unlock(&fabric->make);
+    return rc < 0 ? fm_error_prefix(err, "cannot give this host an address in '%s'", network) : 0;
+}
+
+static int op_publish(void *ctx, const struct fm_publication *list, size_t count,
+                      struct fm_error *err)
+{
+    struct fm_fabric *fabric = ctx;
+    pthread_mutex_lock(&fabric->make);
+    int rc = fm_published_apply(fabric, list, count, err);
+    pthread_mutex_unlock(&fabric->make);
+    return rc < 0 ? fm_error_prefix(err, "cannot publish ports") : 0;
+}
+
 static json_t *op_describe(void *ctx, struct fm_error *err)
 {
-    json_t *description = fm_fabric_describe(ctx, err);
-    if (!description)
-        fm_error_prefix(err, "cannot describe the network");
-    return description;
+    json_auto_t *description = fm_fabric_describe(ctx, err);
+    if (description && fm_published_describe(ctx, description, err) == 0)
+        return json_incref(description);
+    fm_error_prefix(err, "cannot describe the network");
+    return NULL;
 }
 
 /* ---- endpoints ---- */
@@ -500,6 +525,8 @@ static int op_set_neighbours(void *ctx, const struct fm_endpoint *ep, json_t *li
 const struct fm_network_ops fm_fabric_ops = {
     .define = op_define,
     .undefine = op_undefine,
+    .host_address = op_host_address,
+    .publish = op_publish,
     .describe = op_describe,
     .neighbours = op_neighbours,
     .set_neighbours = op_set_neighbours,

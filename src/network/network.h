@@ -92,8 +92,8 @@ struct fm_network_ops {
     int (*publish)(void *ctx, const struct fm_publication *list, size_t count,
                    struct fm_error *err);
     /* What the kernel has of all this, {"networks":[{"name","devices":[…],"remotes":[{"mac",
-     * "host"}],"ports":[{"container","ip","mac","open"}],"host_address"}],"publications":[…]}; new
-     * reference. */
+     * "host"}],"ports":[{"container","ip","mac","open"}],"host_address","host_address6","host_mac"}],
+     * "publications":[…],"whole"}; new reference. */
     json_t *(*describe)(void *ctx, struct fm_error *err);
 
     /* Fills in an endpoint for a container name: host_if, netns path, MAC, the network's gateways;

@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "network/host_port.h"
 #include "network/macvlan.h"
 #include "network/overlay.h"
 #include "network/redirector.h"
@@ -376,6 +377,8 @@ static int count_link(const struct fm_link *link, void *ctx)
         return 0;
     struct fm_owner owner;
     bool ours = fm_owner_parse(link->alias, &owner);
+    if (fm_starts_with(link->alias, FM_HOST_PORT_ALIAS)) /* goes along with the network */
+        return 0;
     if (net->spec.mode == FM_NETWORK_OVERLAY || (ours && fm_owner_in(&owner, net, link->master)))
         count(census, &owner, link->name);
     return 0;
