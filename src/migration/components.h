@@ -19,6 +19,7 @@
 #include "network/network.h"
 
 struct fm_incoming_table;
+struct fm_networks;
 
 struct fm_components {
     const char *host;           /* this host's name */
@@ -28,6 +29,8 @@ struct fm_components {
     struct fm_store store;
     struct fm_runtime runtime;
     struct fm_network network;
+    struct fm_networks *networks; /* and the addresses in them; NULL: only the default network, and
+                                     nobody keeps a list of addresses */
     struct fm_state_interface state;
     struct fm_memory memory;        /* without operations: strategy cold only */
     _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not

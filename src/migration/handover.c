@@ -14,8 +14,10 @@
 #include "base/text.h"
 #include "migration/handover_files.h"
 #include "migration/handover_tmpfs.h"
+#include "migration/leases.h"
 #include "migration/leftover.h"
 #include "migration/log_pipe.h"
+#include "migration/networks.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "wire/frame.h"
@@ -102,6 +104,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
                              "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy),
                              "priority", fm_priority_text(m->options.priority), "needs", m->needs);
     json_object_set_new(body, "tmpfs", fm_tmpfs_to_json(&m->tmpfs));
+    json_object_set_new(body, "network", fm_networks_document(p, m->container->network));
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
@@ -385,6 +388,11 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
 static void announce(struct fm_migration *m)
 {
     struct fm_components *p = m->parts;
+    struct fm_error err = {0};
+    json_t *moved = NULL;
+    if (fm_lease_move(p, m->container, m->destination.name, &moved, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
+    json_auto_t *lease = moved;
     json_auto_t *hosts = p->store.ops->list(p->store.ctx, "host", NULL);
     size_t i;
     json_t *doc;
@@ -398,8 +406,8 @@ static void announce(struct fm_migration *m)
         if (!link)
             continue;
         json_auto_t *body =
-            json_pack("{s:s, s:s, s:s, s:s}", "op", "set", "network", m->endpoint.network, "mac",
-                      m->endpoint.mac, "host", m->destination.address);
+            json_pack("{s:s, s:s, s:s, s:s, s:O*}", "op", "set", "network", m->endpoint.network,
+                      "mac", m->endpoint.mac, "host", m->destination.address, "lease", lease);
         json_decref(p->links.ops->call(link, FM_FRAME_FABRIC, body, 2000, NULL));
         p->links.ops->close(link);
     }

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "migration/networks.h"
 #include "wire/frame.h"
 
 #define ASK_TIMEOUT_MS 2000
@@ -142,6 +143,7 @@ json_t *fm_hosts_add(struct fm_components *p, const json_t *request, struct fm_e
         return NULL;
     }
     p->network.ops->peer(p->network.ctx, address, true, NULL);
+    fm_networks_meet(p, name);
     if (!answer)
         json_object_set_new(doc, "warning", json_string(unreachable.text));
     return doc;
