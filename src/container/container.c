@@ -10,6 +10,7 @@
 #define MAX_LAYERS 128
 #define MAX_VOLUMES 64
 #define MAX_LABELS 256
+#define MAX_NETWORK_NAME 31
 #define MAX_PUBLISH 64
 #define MAX_ITEM_BYTES (128u << 10) /* what execve takes as one argument */
 #define MAX_ARG_BYTES (2u << 20)
@@ -106,7 +107,7 @@ json_t *fm_container_to_json(const struct fm_container *c)
     set_string(doc, "cwd", c->cwd);
     set_string(doc, "user", c->user);
     json_object_set_new(doc, "memory_bytes", json_integer((json_int_t)c->memory_bytes));
-    set_string(doc, "network", c->network);
+    set_string(doc, "network", c->network ? c->network : "default");
     set_string(doc, "ip", c->ip);
     set_string(doc, "ip6", c->ip6);
     set_string(doc, "mac", c->mac);
@@ -262,6 +263,11 @@ static bool is_plain_name(const char *s)
     return fm_check_name("name", s, NULL) == 0;
 }
 
+static bool is_network_name(const char *s)
+{
+    return is_plain_name(s) && strlen(s) <= MAX_NETWORK_NAME;
+}
+
 static void read_volume(struct reader *r, struct fm_volume *v)
 {
     v->source = get_checked(r, "source", fm_is_clean_path, "a clean absolute path");
@@ -299,8 +305,10 @@ static void read_volumes(struct reader *r, struct fm_container *c)
 static void read_publish(struct reader *r, struct fm_container *c)
 {
     get_list(r, "publish", MAX_PUBLISH, NULL, "a list of HOSTPORT:PORT[/tcp|/udp]", &c->publish);
-    if (r->ret == 0 && fm_publish_check(&c->publish, r->err) < 0)
-        r->ret = fm_error_recode(r->err, FM_E_INVALID);
+    if (r->ret < 0 || fm_publish_check(&c->publish, r->err) == 0)
+        return;
+    fm_error_prefix(r->err, "container record");
+    r->ret = fm_error_recode(r->err, FM_E_INVALID);
 }
 
 static bool is_health_kind(const char *s)
@@ -355,7 +363,7 @@ static void read_record(struct reader *r, struct fm_container *c)
     c->cwd = get_checked(r, "cwd", fm_is_clean_path, "a clean absolute path");
     c->user = get_checked(r, "user", is_user, "uid[:gid] in digits");
     c->memory_bytes = get_number(r, "memory_bytes", 0, 0, INT64_MAX);
-    c->network = get_checked(r, "network", is_plain_name, "a network's name");
+    c->network = get_checked(r, "network", is_network_name, "a network's name");
     c->ip = get_checked(r, "ip", is_network, "an address with prefix length");
     c->ip6 = get_checked(r, "ip6", is_network6, "an IPv6 address with prefix length");
     c->mac = get_checked(r, "mac", fm_is_mac, "a unicast hardware address");
@@ -371,6 +379,8 @@ static void read_record(struct reader *r, struct fm_container *c)
         refuse(r, "name", "there");
     if (!c->runtime)
         c->runtime = fm_xstrdup("runc");
+    if (!c->network)
+        c->network = fm_xstrdup("default");
 }
 
 struct fm_container *fm_container_from_json(const json_t *doc, struct fm_error *err)

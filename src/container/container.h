@@ -45,7 +45,7 @@ struct fm_container {
     char *cwd;
     char *user;            /* "uid:gid"; NULL: 0:0 */
     uint64_t memory_bytes; /* limit; 0: none */
-    char *network;         /* that its addresses are in; NULL: "default" */
+    char *network;         /* that its addresses are in; NULL is "default" */
     char *ip;              /* "10.88.0.5/24"; NULL: no network of ours */
     char *ip6;             /* beside it; NULL: none */
     char *mac;

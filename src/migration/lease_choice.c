@@ -20,15 +20,18 @@ static struct fm_ip address_of(const struct fm_ip *subnet, uint32_t number)
     return ip;
 }
 
-static uint32_t number_of(const char *address, uint32_t count)
+/* Which one of its subnet an address is. */
+static uint32_t number_of(const char *address, const char *subnet)
 {
-    struct fm_ip ip;
+    struct fm_ip ip, range;
     uint32_t number = 0;
-    if (fm_ip_parse("address", address, &ip, NULL) < 0)
+    if (fm_ip_parse("address", address, &ip, NULL) < 0 ||
+        fm_ip_parse("subnet", subnet, &range, NULL) < 0)
         return 0;
     for (size_t i = fm_ip_size(&ip) - 4; i < fm_ip_size(&ip); i++)
         number = number << 8 | ip.bytes[i];
-    return number % count;
+    unsigned bits = (unsigned)fm_ip_size(&range) * 8 - range.prefix;
+    return bits < 32 ? number & ((1u << bits) - 1) : number;
 }
 
 /* Two hosts that do not hear each other rarely begin at the same place. */
@@ -38,7 +41,7 @@ static uint32_t offset_of(const struct fm_choice *c, uint32_t count)
     if (c->from_top)
         return count - 1;
     if (c->near)
-        return number_of(c->near, count);
+        return number_of(c->near, c->near_subnet) % count;
     fm_frame_checksum(c->host, strlen(c->host), sum);
     return ((uint32_t)sum[0] << 24 | (uint32_t)sum[1] << 16 | (uint32_t)sum[2] << 8 | sum[3]) %
            count;

@@ -63,8 +63,7 @@ static void add_claim(struct fm_networks *n, const struct fm_lease *lease, uint6
     n->claims = claim;
 }
 
-static void forget_claim(struct fm_networks *n, const char *network, const char *ip,
-                         const char *host)
+void fm_claim_drop(struct fm_networks *n, const char *network, const char *ip, const char *host)
 {
     for (struct fm_claim **at = &n->claims; *at;) {
         const struct fm_lease *l = &(*at)->lease;
@@ -78,7 +77,7 @@ static void forget_claim(struct fm_networks *n, const char *network, const char 
 void fm_claim_forget(struct fm_components *p, const char *network, const char *ip, const char *host)
 {
     pthread_mutex_lock(&p->networks->lock);
-    forget_claim(p->networks, network, ip, host);
+    fm_claim_drop(p->networks, network, ip, host);
     pthread_mutex_unlock(&p->networks->lock);
 }
 
@@ -275,7 +274,7 @@ json_t *fm_leases_answer_claim(struct fm_components *p, const char *peer, const 
     json_t *conflict = fm_lease_conflict(p, &lease, settled);
     bool full = expire_claims(n) >= CLAIMS_MAX;
     if (!conflict && !settled && !full) {
-        forget_claim(n, lease.network, lease.ip, peer);
+        fm_claim_drop(n, lease.network, lease.ip, peer);
         add_claim(n, &lease, fm_now_ms() + FOREIGN_CLAIM_MS);
     }
     pthread_mutex_unlock(&n->lock);
@@ -379,6 +378,7 @@ static int choose(struct fm_components *p, const struct wish *w, struct fm_lease
     int rc = w->choose ? fm_lease_choose(&c, l->ip, err) : 0;
     if (rc < 0 || !w->choose6)
         return rc;
+    c.near_subnet = w->spec.subnet;
     /* The same number in both families, as long as it is free. */
     c.subnet = w->spec.subnet6;
     c.gateway = w->spec.gateway6;

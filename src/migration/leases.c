@@ -281,22 +281,6 @@ int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error
     return rc < 0 ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
-void fm_leases_point(struct fm_components *p)
-{
-    json_auto_t *moving = fm_leases_moving(p);
-    size_t i;
-    json_t *doc;
-    pthread_mutex_lock(&p->networks->lock);
-    json_auto_t *leases = fm_leases_list(p, NULL, NULL);
-    json_array_foreach(leases, i, doc)
-    {
-        struct fm_error err = {0};
-        if (!json_object_get(moving, text(doc, "owner")) && fm_lease_point(p, doc, &err) < 0)
-            fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", text(doc, "ip"), err.text);
-    }
-    pthread_mutex_unlock(&p->networks->lock);
-}
-
 /* Somebody else's newer lease of what a container of this host uses. */
 static void report_loss(struct fm_components *p, const json_t *before, const json_t *doc)
 {
@@ -320,6 +304,8 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
     json_auto_t *gone = NULL;
     int rc = 0;
     report_loss(p, before, doc);
+    if (!fm_streq(text(doc, "updated_by"), p->host)) /* what was claimed has come */
+        fm_claim_drop(p->networks, text(doc, "network"), text(doc, "ip"), text(doc, "updated_by"));
     if (is_live(before) && !fm_streq(text(before, "mac"), text(doc, "mac"))) {
         gone = json_copy((json_t *)(uintptr_t)before);
         json_object_set_new(gone, "removed", json_true());
@@ -330,6 +316,10 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
     if (publishes(doc) || publishes(before)) {
         int published = fm_leases_publish(p, rc < 0 ? NULL : err);
         rc = rc < 0 ? rc : published;
+    }
+    if (rc < 0) { /* at the next pass, and then with patience */
+        p->networks->pointed = false;
+        p->networks->tidy_ms = 0;
     }
     return rc;
 }
@@ -348,12 +338,11 @@ static void add_publications(const json_t *doc, struct fm_publication **list, si
         *list = fm_xrealloc(*list, (*count + 1) * sizeof(**list));
         struct fm_publication *pub = &(*list)[(*count)++];
         *pub = (struct fm_publication){.host_port = one.host_port, .port = one.port};
-        bool is_v6 = strchr(l.ip, ':') != NULL;
         snprintf(pub->container, sizeof(pub->container), "%.63s", l.owner);
         snprintf(pub->network, sizeof(pub->network), "%s", l.network);
         snprintf(pub->protocol, sizeof(pub->protocol), "%s", one.protocol);
-        snprintf(pub->ip, sizeof(pub->ip), "%s", is_v6 ? "" : l.ip);
-        snprintf(pub->ip6, sizeof(pub->ip6), "%s", is_v6 ? l.ip : l.ip6);
+        snprintf(pub->ip, sizeof(pub->ip), "%s", l.ip);
+        snprintf(pub->ip6, sizeof(pub->ip6), "%s", l.ip6);
     }
 }
 
@@ -378,4 +367,28 @@ int fm_leases_publish(struct fm_components *p, struct fm_error *err)
     json_auto_t *leases = fm_leases_publications(p, &list, &count, err);
     return leases ? p->network.ops->publish(p->network.ctx, list, count, err)
                   : fm_error_result(err);
+}
+
+void fm_leases_point(struct fm_components *p)
+{
+    json_auto_t *moving = fm_leases_moving(p);
+    struct fm_error err = {0};
+    size_t i;
+    json_t *doc;
+    pthread_mutex_lock(&p->networks->lock);
+    json_auto_t *leases = fm_leases_list(p, NULL, NULL);
+    bool all = leases != NULL;
+    json_array_foreach(leases, i, doc)
+    {
+        if (json_object_get(moving, text(doc, "owner")) || fm_lease_point(p, doc, &err) == 0)
+            continue;
+        fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", text(doc, "ip"), err.text);
+        all = false;
+    }
+    if (fm_leases_publish(p, &err) < 0) {
+        fm_warn(FM_NETWORK_MANAGER, "Published ports: %s.", err.text);
+        all = false;
+    }
+    p->networks->pointed = all;
+    pthread_mutex_unlock(&p->networks->lock);
 }

@@ -90,7 +90,7 @@ static struct fm_container *read_request(struct fm_components *p, const json_t *
     fm_autocontainer struct fm_container *c = fm_container_from_json(doc, err);
     if (!c)
         return NULL;
-    if (!ip && (ip6 || c->network || c->publish.count))
+    if (!ip && (ip6 || c->publish.count || json_is_string(json_object_get(request, "network"))))
         ip = fm_xstrdup(FM_LEASE_AUTO);
     c->ip = FM_MOVE(ip);
     c->ip6 = FM_MOVE(ip6);

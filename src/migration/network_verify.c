@@ -142,6 +142,31 @@ static void compare_remote(struct comparison *c, const char *network, const json
                address);
 }
 
+/* True when the value is this address, or a list or object that contains it. */
+static bool mentions(const json_t *value, const char *address)
+{
+    const char *key;
+    size_t i;
+    json_t *item;
+    if (json_is_string(value))
+        return is_same_address(json_string_value(value), address);
+    json_array_foreach(value, i, item) if (mentions(item, address)) return true;
+    json_object_foreach((json_t *)(uintptr_t)value, key, item) if (mentions(item, address))
+        return true;
+    return false;
+}
+
+static void compare_peers(struct comparison *c, const char *network, const json_t *peers)
+{
+    const char *host;
+    json_t *address;
+    json_object_foreach(c->hosts, host, address)
+        if (json_is_array(peers) && !mentions(peers, json_string_value(address)))
+            differ(c, "network '%s' does not send broadcasts to host %s (%s)", network, host,
+                   json_string_value(address));
+}
+
+/* On the user's own networks the switches find containers by themselves. */
 static void compare_remotes(struct comparison *c, const char *network, const json_t *remotes)
 {
     size_t i;
@@ -209,20 +234,6 @@ static void compare_ports(struct comparison *c, const char *network, const json_
     }
 }
 
-/* True when the value is this address, or a list or object that contains it. */
-static bool mentions(const json_t *value, const char *address)
-{
-    const char *key;
-    size_t i;
-    json_t *item;
-    if (json_is_string(value))
-        return is_same_address(json_string_value(value), address);
-    json_array_foreach(value, i, item) if (mentions(item, address)) return true;
-    json_object_foreach((json_t *)(uintptr_t)value, key, item) if (mentions(item, address))
-        return true;
-    return false;
-}
-
 static void compare_host_address(struct comparison *c, const char *network, const json_t *there)
 {
     fm_autofree char *own = fm_strf("host:%s", c->p->host);
@@ -245,7 +256,10 @@ static void compare_networks(struct comparison *c)
         const char *name = text(there, "name");
         if (!find(c->networks, "name", name))
             continue;
-        compare_remotes(c, name, json_object_get(there, "remotes"));
+        if (fm_streq(text(find(c->networks, "name", name), "mode"), "overlay")) {
+            compare_peers(c, name, json_object_get(there, "peers"));
+            compare_remotes(c, name, json_object_get(there, "remotes"));
+        }
         compare_ports(c, name, json_object_get(there, "ports"));
         compare_host_address(c, name, json_object_get(there, "host_address"));
     }
@@ -253,11 +267,12 @@ static void compare_networks(struct comparison *c)
 
 /* --- published ports --- */
 
+/* The same words for the same thing; the kernel tells an only IPv6 address as the second one. */
 static char *publication_line(const char *protocol, json_int_t host_port, json_int_t port,
-                              const char *address)
+                              const char *ip, const char *ip6)
 {
-    return fm_strf("%lld/%s to %s port %lld", (long long)host_port, protocol, address,
-                   (long long)port);
+    return fm_strf("%lld/%s to %s%s%s port %lld", (long long)host_port, protocol, ip,
+                   *ip && *ip6 ? ", " : "", ip6, (long long)port);
 }
 
 static json_t *publications_there(const struct comparison *c)
@@ -266,10 +281,9 @@ static json_t *publications_there(const struct comparison *c)
     size_t i;
     json_array_foreach(json_object_get(c->kernel, "publications"), i, doc)
     {
-        const char *ip = *text(doc, "ip") ? text(doc, "ip") : text(doc, "ip6");
         fm_autofree char *line = publication_line(
             text(doc, "protocol"), json_integer_value(json_object_get(doc, "host_port")),
-            json_integer_value(json_object_get(doc, "port")), ip);
+            json_integer_value(json_object_get(doc, "port")), text(doc, "ip"), text(doc, "ip6"));
         json_object_set_new(lines, line, json_true());
     }
     return lines;
@@ -284,9 +298,8 @@ static void compare_publications(struct comparison *c)
     const char *line;
     json_t *value;
     for (size_t i = 0; i < count; i++) {
-        fm_autofree char *wanted = publication_line(list[i].protocol, list[i].host_port,
-                                                    list[i].port,
-                                                    *list[i].ip ? list[i].ip : list[i].ip6);
+        fm_autofree char *wanted = publication_line(
+            list[i].protocol, list[i].host_port, list[i].port, list[i].ip, list[i].ip6);
         if (json_object_del(there, wanted) < 0)
             differ(c, "port %s (container '%s') is not published", wanted, list[i].container);
     }
@@ -385,6 +398,19 @@ static void repair_networks(struct comparison *c, struct repair *r)
     }
 }
 
+static void repair_peers(struct comparison *c, struct repair *r)
+{
+    const struct fm_network *network = &c->p->network;
+    const char *host;
+    json_t *address;
+    json_object_foreach(c->hosts, host, address)
+    {
+        struct fm_error err = {0};
+        note(r, network->ops->peer(network->ctx, json_string_value(address), true, &err), host,
+             &err);
+    }
+}
+
 static void repair_leases(struct comparison *c, struct repair *r)
 {
     size_t i;
@@ -426,6 +452,7 @@ static void repair_kernel(struct comparison *c, struct repair *r)
     struct fm_components *p = c->p;
     struct fm_error err = {0};
     repair_networks(c, r);
+    repair_peers(c, r);
     json_auto_t *kernel =
         p->network.ops->describe ? p->network.ops->describe(p->network.ctx, &err) : NULL;
     c->kernel = kernel;

@@ -440,12 +440,12 @@ void fm_networks_pass(struct fm_components *p)
     bool due = fm_now_ms() >= n->tidy_ms;
     if (due)
         n->tidy_ms = fm_now_ms() + TIDY_MS;
+    bool pointed = n->pointed;
     pthread_mutex_unlock(&n->lock);
     if (due)
         fm_leases_tidy(p);
-    if (!n->pointed)
+    if (due && !pointed)
         fm_leases_point(p);
-    n->pointed = true;
 }
 
 static bool wait_for_work(struct fm_networks *n)

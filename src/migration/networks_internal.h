@@ -36,7 +36,7 @@ struct fm_networks {
     struct fm_member *members;
     json_t *untold; /* {"kind key": true} */
     bool stopping;
-    bool pointed; /* since the start; for the thread that passes only */
+    bool pointed; /* every lease is in effect here; else it is tried again */
     uint64_t tidy_ms;          /* when leases and containers are compared next */
     pthread_mutex_t passing;   /* one exchange with the others at a time */
 };
@@ -52,7 +52,7 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
 void fm_lease_of(const struct fm_container *c, const char *host, struct fm_lease *lease);
 /* Puts a lease into effect here: where its frames go, or this host's own address. */
 int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error *err);
-/* The same for all, after a start: this host may have been away. */
+/* Puts all of them into effect, and publishes the ports: after a start, or when it failed. */
 void fm_leases_point(struct fm_components *p);
 /* Every published port; the caller frees *list. The leases that they come from, new reference. */
 json_t *fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
@@ -66,6 +66,8 @@ json_t *fm_leases_answer_unclaim(struct fm_components *p, const char *peer, cons
 /* Asks every host that can be reached whether the lease may be taken. */
 int fm_lease_claim(struct fm_components *p, const struct fm_lease *lease, bool settled,
                    struct fm_error *err);
+/* With the lock held. */
+void fm_claim_drop(struct fm_networks *n, const char *network, const char *ip, const char *host);
 void fm_claim_forget(struct fm_components *p, const char *network, const char *ip,
                      const char *host);
 /* One of ours that is not settled yet: its container's record is still to come. */
@@ -80,7 +82,7 @@ json_t *fm_lease_conflict(struct fm_components *p, const struct fm_lease *lease,
 struct fm_choice {
     const char *network, *subnet, *gateway, *host;
     const json_t *taken;
-    const char *near;
+    const char *near, *near_subnet;
     bool from_top;
 };
 int fm_lease_choose(const struct fm_choice *choice, char ip[64], struct fm_error *err);

@@ -386,6 +386,7 @@ void world_add_container(struct host *h, const char *name)
     struct port *port = port_of(h, name);
     port_of(other_host(h), name);
     port->staged = port->active = true;
+    snprintf(port->ip, sizeof(port->ip), "%s", ip);
     world_check();
 }
 
