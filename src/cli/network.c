@@ -20,7 +20,8 @@ static const struct cli_option create_options[] = {
 
 /* --- list, show --- */
 
-static const char *both(const json_t *row, const char *one, const char *other, char *buf, size_t len)
+static const char *both(const json_t *row, const char *one, const char *other, char *buf,
+                        size_t len)
 {
     const char *first = json_string_value(json_object_get(row, one));
     const char *second = json_string_value(json_object_get(row, other));
@@ -74,8 +75,12 @@ static const char *ports(const json_t *row, char *buf, size_t len)
 static int list(struct cli *cli, const struct cli_args *args, struct fm_error *err)
 {
     static const struct cli_column columns[] = {
-        {"NAME", "name", NULL},     {"MODE", "mode", NULL},     {"SUBNET", NULL, subnets},
-        {"GATEWAY", NULL, gateways}, {"VNI", NULL, vni},         {"PARENT", "parent", NULL},
+        {"NAME", "name", NULL},
+        {"MODE", "mode", NULL},
+        {"SUBNET", NULL, subnets},
+        {"GATEWAY", NULL, gateways},
+        {"VNI", NULL, vni},
+        {"PARENT", "parent", NULL},
         {"CONTAINERS", "containers", NULL},
     };
     json_auto_t *reply = NULL;
@@ -95,7 +100,7 @@ static int show(struct cli *cli, const struct cli_args *args, struct fm_error *e
     static const char *const keys[] = {"name",     "mode", "subnet", "gateway", "subnet6",
                                        "gateway6", "vni",  "mtu",    "parent"};
     static const struct cli_column columns[] = {
-        {"ADDRESS", NULL, addresses}, {"MAC", "mac", NULL},    {"OWNER", "owner", NULL},
+        {"ADDRESS", NULL, addresses}, {"MAC", "mac", NULL},       {"OWNER", "owner", NULL},
         {"HOST", "host", NULL},       {"PUBLISHED", NULL, ports},
     };
     fm_autofree char *path = cli_path("networks", args->words.items[0], "");
@@ -232,8 +237,9 @@ const struct cli_command cli_network_commands[] = {
      .summary = "make a network, on every host",
      .arguments = "NAME --subnet SUBNET",
      .options = create_options,
-     .example = "fleximigrate network create shop --subnet 10.89.0.0/24 --gateway 10.89.0.1\n"
-                "fleximigrate network create lan --mode macvlan --parent eth1 --subnet 192.0.2.0/24",
+     .example =
+         "fleximigrate network create shop --subnet 10.89.0.0/24 --gateway 10.89.0.1\n"
+         "fleximigrate network create lan --mode macvlan --parent eth1 --subnet 192.0.2.0/24",
      .notes = "A host that cannot be reached learns of it when it is back.",
      .least = 1,
      .most = 1,
@@ -272,8 +278,9 @@ const struct cli_command cli_network_commands[] = {
      .arguments = "",
      .options = none,
      .example = "fleximigrate network repair",
-     .notes = "Ports of running containers are left as they are. Exit status: 0 done; 1 some of it\n"
-              "did not work.",
+     .notes =
+         "Ports of running containers are left as they are. Exit status: 0 done; 1 some of it\n"
+         "did not work.",
      .run = repair},
     {.name = NULL},
 };

@@ -30,8 +30,9 @@ static int take_text(const json_t *doc, const char *key, char *out, size_t size,
     const json_t *value = json_object_get(doc, key);
     const char *text = json_is_string(value) ? json_string_value(value) : "";
     if ((value && !json_is_string(value)) || strlen(text) >= size)
-        return fm_error_set(err, FM_E_INVALID, "'%s' of a lease is not a text of at most %zu "
-                                               "characters",
+        return fm_error_set(err, FM_E_INVALID,
+                            "'%s' of a lease is not a text of at most %zu "
+                            "characters",
                             key, size - 1);
     snprintf(out, size, "%s", text);
     return 0;

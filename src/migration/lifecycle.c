@@ -47,7 +47,8 @@ static int endpoint_of(struct fm_components *p, const struct fm_container *c, pi
     return fm_lifecycle_endpoint(p, c, endpoint, err);
 }
 
-struct fm_container *fm_lifecycle_load(struct fm_components *p, const char *name, struct fm_error *err)
+struct fm_container *fm_lifecycle_load(struct fm_components *p, const char *name,
+                                       struct fm_error *err)
 {
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "container", name, err);
     if (doc)
@@ -171,13 +172,13 @@ json_t *fm_lifecycle_describe(struct fm_components *p, const struct fm_container
 {
     char created[32];
     const char *network = c->network ? c->network : FM_NETWORK_DEFAULT;
-    return json_pack("{s:s, s:s, s:b, s:s, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:o, s:o, s:o, s:s, s:s}", "name",
-                     c->name, "runtime", c->runtime ? c->runtime : p->runtime.ops->name, "found",
-                     (int)c->found, "state", status, "pid", pid, "image", c->image, "network",
-                     c->ip ? network : NULL, "ip", c->ip, "ip6", c->ip6,
-                     "mac", c->mac, "publish", strings(&c->publish), "command", strings(&c->command), "labels",
-                     c->labels ? json_incref(c->labels) : json_object(), "created",
-                     fm_format_time(c->created_us, created, sizeof(created)), "host", p->host);
+    return json_pack(
+        "{s:s, s:s, s:b, s:s, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:o, s:o, s:o, s:s, s:s}", "name",
+        c->name, "runtime", c->runtime ? c->runtime : p->runtime.ops->name, "found", (int)c->found,
+        "state", status, "pid", pid, "image", c->image, "network", c->ip ? network : NULL, "ip",
+        c->ip, "ip6", c->ip6, "mac", c->mac, "publish", strings(&c->publish), "command",
+        strings(&c->command), "labels", c->labels ? json_incref(c->labels) : json_object(),
+        "created", fm_format_time(c->created_us, created, sizeof(created)), "host", p->host);
 }
 
 void fm_lifecycle_add_strings(struct fm_strv *target, const json_t *list)
@@ -223,7 +224,8 @@ json_t *fm_lifecycle_list(struct fm_components *p, struct fm_error *err)
         const char *status =
             entry ? json_string_value(json_object_get(entry, "status")) : "stopped";
         json_array_append_new(
-            list, fm_lifecycle_describe(p, c, status, json_integer_value(json_object_get(entry, "pid"))));
+            list,
+            fm_lifecycle_describe(p, c, status, json_integer_value(json_object_get(entry, "pid"))));
     }
     json_array_foreach(running, i, doc)
     {

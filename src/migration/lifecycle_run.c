@@ -234,4 +234,3 @@ json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct 
     json_t *doc = fm_lifecycle_show(p, c->name, &(struct fm_error){0});
     return doc ? doc : fm_lifecycle_describe(p, c, "running", 0);
 }
-

@@ -103,10 +103,11 @@ int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned
                            struct fm_error *err);
 
 /* --- networks --- */
-/* {"name","mode","subnet","gateway","subnet6","gateway6","vni","mtu","parent","containers":n}; texts
- * are "" and numbers 0 when there is none. */
+/* {"name","mode","subnet","gateway","subnet6","gateway6","vni","mtu","parent","containers":n};
+ * texts are "" and numbers 0 when there is none. */
 json_t *fm_manager_network_list(struct fm_manager *m, struct fm_error *err);
-/* With "leases":[{"network","ip","ip6","mac","owner","host","publish":[],"updated_us","updated_by"}].
+/* With
+ * "leases":[{"network","ip","ip6","mac","owner","host","publish":[],"updated_us","updated_by"}].
  */
 json_t *fm_manager_network_show(struct fm_manager *m, const char *name, struct fm_error *err);
 /* Body: the fields of the list, name and subnet at least. "warnings" is what did not work on other

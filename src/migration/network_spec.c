@@ -32,8 +32,9 @@ static int take_text(const json_t *doc, const char *key, char *out, size_t size,
     if (!value || json_is_null(value))
         return 0;
     if (!text || strlen(text) != json_string_length(value) || strlen(text) >= size)
-        return fm_error_set(err, FM_E_INVALID, "'%s' of a network is not a text of at most %zu "
-                                               "characters",
+        return fm_error_set(err, FM_E_INVALID,
+                            "'%s' of a network is not a text of at most %zu "
+                            "characters",
                             key, size - 1);
     snprintf(out, size, "%s", text);
     return 0;
@@ -49,8 +50,9 @@ static int take_number(const json_t *doc, const char *key, json_int_t min, json_
         return 0;
     *out = json_integer_value(value);
     if (!json_is_integer(value) || *out < min || *out > max)
-        return fm_error_set(err, FM_E_INVALID, "'%s' of a network is not a number within %lld..%lld",
-                            key, (long long)min, (long long)max);
+        return fm_error_set(err, FM_E_INVALID,
+                            "'%s' of a network is not a number within %lld..%lld", key,
+                            (long long)min, (long long)max);
     return 0;
 }
 
@@ -86,15 +88,17 @@ static int check_subnet(const char *what, char text[64], struct fm_ip *subnet, s
     char right[FM_IP_TEXT];
     fm_ip_format_prefix(&first, right);
     if (!subnet->with_prefix || subnet->prefix == 0)
-        return fm_error_set(err, FM_E_INVALID, "%s '%s' has no prefix length: write it as in "
-                                               "10.89.0.0/24",
+        return fm_error_set(err, FM_E_INVALID,
+                            "%s '%s' has no prefix length: write it as in "
+                            "10.89.0.0/24",
                             what, text);
     if (!fm_ip_equal(subnet, &first))
         return fm_error_set(err, FM_E_INVALID, "%s '%s' is an address inside of %s: write %s", what,
                             text, right, right);
     if (bits - subnet->prefix < HOST_BITS_MIN)
-        return fm_error_set(err, FM_E_INVALID, "%s '%s' is too small for containers: make it /%d or "
-                                               "larger",
+        return fm_error_set(err, FM_E_INVALID,
+                            "%s '%s' is too small for containers: make it /%d or "
+                            "larger",
                             what, text, bits - HOST_BITS_MIN);
     memcpy(text, right, FM_IP_TEXT);
     return 0;
@@ -112,8 +116,9 @@ static int check_gateway(const char *what, char text[64], const struct fm_ip *su
         return rc;
     fm_ip_format_prefix(subnet, range);
     if (!fm_ip_in_subnet(&gateway, subnet))
-        return fm_error_set(err, FM_E_INVALID, "%s %s is outside of the subnet %s: choose one inside",
-                            what, text, range);
+        return fm_error_set(err, FM_E_INVALID,
+                            "%s %s is outside of the subnet %s: choose one inside", what, text,
+                            range);
     if (fm_ip_is_reserved(&gateway, subnet))
         return fm_error_set(err, FM_E_INVALID, "%s %s is reserved in the subnet %s: choose another",
                             what, text, range);
@@ -156,10 +161,10 @@ static int check_mode(const struct fm_network_spec *s, struct fm_error *err)
     if (s->mode == FM_NETWORK_OVERLAY)
         return 0;
     if (!*s->parent)
-        return fm_error_set(err, FM_E_INVALID, "a network of mode %s needs a parent: the %s that its "
-                                               "containers are to be on",
-                            modes[s->mode],
-                            s->mode == FM_NETWORK_BRIDGE ? "bridge" : "interface");
+        return fm_error_set(err, FM_E_INVALID,
+                            "a network of mode %s needs a parent: the %s that its "
+                            "containers are to be on",
+                            modes[s->mode], s->mode == FM_NETWORK_BRIDGE ? "bridge" : "interface");
     if (strspn(s->parent, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") !=
             strlen(s->parent) ||
         fm_streq(s->parent, ".") || fm_streq(s->parent, ".."))
@@ -173,8 +178,9 @@ static int check_name(const char *name, struct fm_error *err)
 {
     int rc = fm_check_name("network", name, err);
     if (rc == 0 && strlen(name) > FM_NETWORK_NAME_MAX)
-        return fm_error_set(err, FM_E_INVALID, "network name '%s' is too long: %d characters at most",
-                            name, FM_NETWORK_NAME_MAX);
+        return fm_error_set(err, FM_E_INVALID,
+                            "network name '%s' is too long: %d characters at most", name,
+                            FM_NETWORK_NAME_MAX);
     return rc;
 }
 

@@ -151,8 +151,8 @@ static bool mentions(const json_t *value, const char *address)
     if (json_is_string(value))
         return is_same_address(json_string_value(value), address);
     json_array_foreach(value, i, item) if (mentions(item, address)) return true;
-    json_object_foreach((json_t *)(uintptr_t)value, key, item) if (mentions(item, address))
-        return true;
+    json_object_foreach((json_t *)(uintptr_t)value, key,
+                        item) if (mentions(item, address)) return true;
     return false;
 }
 
@@ -160,10 +160,10 @@ static void compare_peers(struct comparison *c, const char *network, const json_
 {
     const char *host;
     json_t *address;
-    json_object_foreach(c->hosts, host, address)
-        if (json_is_array(peers) && !mentions(peers, json_string_value(address)))
-            differ(c, "network '%s' does not send broadcasts to host %s (%s)", network, host,
-                   json_string_value(address));
+    json_object_foreach(c->hosts, host, address) if (json_is_array(peers) &&
+                                                     !mentions(peers, json_string_value(address)))
+        differ(c, "network '%s' does not send broadcasts to host %s (%s)", network, host,
+               json_string_value(address));
 }
 
 /* On the user's own networks the switches find containers by themselves. */
@@ -298,8 +298,8 @@ static void compare_publications(struct comparison *c)
     const char *line;
     json_t *value;
     for (size_t i = 0; i < count; i++) {
-        fm_autofree char *wanted = publication_line(
-            list[i].protocol, list[i].host_port, list[i].port, list[i].ip, list[i].ip6);
+        fm_autofree char *wanted = publication_line(list[i].protocol, list[i].host_port,
+                                                    list[i].port, list[i].ip, list[i].ip6);
         if (json_object_del(there, wanted) < 0)
             differ(c, "port %s (container '%s') is not published", wanted, list[i].container);
     }

@@ -145,8 +145,8 @@ json_t *fm_networks_show(struct fm_components *p, const char *name, struct fm_er
     json_t *doc;
     if (!docs)
         return NULL;
-    json_array_foreach(docs, i, doc) if (fm_streq(text(doc, "name"), name))
-        return describe(p, doc, true, err);
+    json_array_foreach(docs, i, doc) if (fm_streq(text(doc, "name"), name)) return describe(
+        p, doc, true, err);
     fm_error_set(err, FM_E_NOT_FOUND,
                  "no network '%s': `fleximigrate network list` shows those there are", name);
     return NULL;
@@ -199,8 +199,7 @@ static int choose_vni(struct fm_components *p, struct fm_network_spec *spec, str
         return docs ? 0 : fm_error_result(err);
     json_array_foreach(docs, i, doc)
     {
-        snprintf(key, sizeof(key), "%u",
-                 (unsigned)json_integer_value(json_object_get(doc, "vni")));
+        snprintf(key, sizeof(key), "%u", (unsigned)json_integer_value(json_object_get(doc, "vni")));
         json_object_set_new(used, key, json_true());
     }
     fm_frame_checksum(spec->name, strlen(spec->name), sum);
@@ -290,11 +289,15 @@ static int check_unused(struct fm_components *p, const char *name, struct fm_err
     json_t *lease;
     if (!leases)
         return fm_error_result(err);
-    json_array_foreach(leases, i, lease) if (!strchr(text(lease, "owner"), ':'))
-        return fm_error_set(err, FM_E_REFUSED,
-                            "network '%s' is in use: container '%s' on %s has %s in it; remove it "
-                            "first",
-                            name, text(lease, "owner"), text(lease, "host"), text(lease, "ip"));
+    json_array_foreach(
+        leases, i,
+        lease) if (!strchr(text(lease, "owner"),
+                           ':')) return fm_error_set(err, FM_E_REFUSED,
+                                                     "network '%s' is in use: container '%s' on %s "
+                                                     "has %s in it; remove it "
+                                                     "first",
+                                                     name, text(lease, "owner"),
+                                                     text(lease, "host"), text(lease, "ip"));
     for (struct fm_claim *c = p->networks->claims; c; c = c->next)
         if (fm_streq(c->lease.network, name))
             return fm_error_set(err, FM_E_REFUSED,

@@ -1,6 +1,6 @@
 /* Between the files of the networks: objects (networks.c), addresses (leases.c, lease_choice.c,
- * lease_claim.c), what hosts tell each other (replica.c, replica_sync.c), and the comparison with
- * the kernel (network_verify.c). */
+ * lease_claim.c, lease_take.c, lease_tidy.c), what hosts tell each other (replica.c,
+ * replica_sync.c), and the comparison with the kernel (network_verify.c). */
 #ifndef FM_MIGRATION_NETWORKS_INTERNAL_H
 #define FM_MIGRATION_NETWORKS_INTERNAL_H
 
@@ -20,9 +20,9 @@ struct fm_claim {
 /* Another host, as far as documents are concerned. */
 struct fm_member {
     char name[64];
-    bool met;           /* it has all that there was when it was met, and has been told since */
-    uint64_t retry_ms;  /* when it is tried again */
-    uint64_t pause_ms;  /* after the next failure */
+    bool met;          /* it has all that there was when it was met, and has been told since */
+    uint64_t retry_ms; /* when it is tried again */
+    uint64_t pause_ms; /* after the next failure */
     struct fm_member *next;
 };
 
@@ -36,9 +36,9 @@ struct fm_networks {
     struct fm_member *members;
     json_t *untold; /* {"kind key": true} */
     bool stopping;
-    bool pointed; /* every lease is in effect here; else it is tried again */
-    uint64_t tidy_ms;          /* when leases and containers are compared next */
-    pthread_mutex_t passing;   /* one exchange with the others at a time */
+    bool pointed;            /* every lease is in effect here; else it is tried again */
+    uint64_t tidy_ms;        /* when leases and containers are compared next */
+    pthread_mutex_t passing; /* one exchange with the others at a time */
 };
 
 /* What a document of a kind changes on this host; `before` may be NULL. With the lock held. The
@@ -66,6 +66,11 @@ json_t *fm_leases_answer_unclaim(struct fm_components *p, const char *peer, cons
 /* Asks every host that can be reached whether the lease may be taken. */
 int fm_lease_claim(struct fm_components *p, const struct fm_lease *lease, bool settled,
                    struct fm_error *err);
+/* Enters a claim of ours, unless it is `settled`, and asks every host that can be reached; negative
+ * with *conflict (new reference): who has it. Not with the lock held. */
+int fm_claim_make(struct fm_components *p, const struct fm_lease *lease, bool settled,
+                  json_t **conflict);
+int fm_claim_refuse(const json_t *conflict, struct fm_error *err);
 /* With the lock held. */
 void fm_claim_drop(struct fm_networks *n, const char *network, const char *ip, const char *host);
 void fm_claim_forget(struct fm_components *p, const char *network, const char *ip,

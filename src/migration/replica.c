@@ -25,7 +25,8 @@ static json_int_t stamp_of(const json_t *doc)
 static bool is_newer(const json_t *doc, const json_t *before)
 {
     json_int_t a = stamp_of(doc), b = stamp_of(before);
-    return !before || a > b || (a == b && strcmp(text(doc, "updated_by"), text(before, "updated_by")) > 0);
+    return !before || a > b ||
+           (a == b && strcmp(text(doc, "updated_by"), text(before, "updated_by")) > 0);
 }
 
 static bool is_removed(const json_t *doc)
@@ -161,8 +162,7 @@ static json_t *clean_network(const json_t *doc, struct fm_error *err)
 static json_t *clean_lease(const json_t *doc, struct fm_error *err)
 {
     struct fm_lease lease;
-    json_t *clean =
-        fm_lease_from_json(doc, &lease, err) == 0 ? fm_lease_to_json(&lease) : NULL;
+    json_t *clean = fm_lease_from_json(doc, &lease, err) == 0 ? fm_lease_to_json(&lease) : NULL;
     fm_lease_clear(&lease);
     return clean;
 }

@@ -136,8 +136,8 @@ static void add_problems(const char *host, const json_t *answer, json_t *problem
     {
         fm_warn(FM_NETWORK_MANAGER, "On host %s: %.500s.", host, json_string_value(problem));
         if (problems && json_is_string(problem))
-            json_array_append_new(problems, json_sprintf("%s: %.500s", host,
-                                                         json_string_value(problem)));
+            json_array_append_new(problems,
+                                  json_sprintf("%s: %.500s", host, json_string_value(problem)));
     }
 }
 

@@ -66,12 +66,11 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     m->hosts = json_object();
     m->containers = json_object();
     m->migrations = json_object();
-    m->networks = json_pack("{s:{s:s, s:s, s:s, s:s, s:i, s:s, s:i, s:[{s:s, s:s, s:s, s:s, s:[s]}]}}",
-                            "default", "name", "default", "mode", "overlay", "subnet",
-                            "10.88.0.0/16", "gateway", "10.88.0.1", "vni", 4096, "parent", "",
-                            "containers", 1, "leases", "ip", "10.88.0.5", "mac",
-                            "02:fd:0a:58:00:05", "owner", "redis", "host", m->host, "publish",
-                            "8080:80/tcp");
+    m->networks = json_pack(
+        "{s:{s:s, s:s, s:s, s:s, s:i, s:s, s:i, s:[{s:s, s:s, s:s, s:s, s:[s]}]}}", "default",
+        "name", "default", "mode", "overlay", "subnet", "10.88.0.0/16", "gateway", "10.88.0.1",
+        "vni", 4096, "parent", "", "containers", 1, "leases", "ip", "10.88.0.5", "mac",
+        "02:fd:0a:58:00:05", "owner", "redis", "host", m->host, "publish", "8080:80/tcp");
     m->ready = true;
     add_host(m, config->host, "online", true);
     add_host(m, "host-b", "online", false);
@@ -599,11 +598,11 @@ json_t *fm_manager_network_verify(struct fm_manager *m, struct fm_error *err)
     pthread_mutex_lock(&m->lock);
     broken = json_object_get(m->networks, "broken") != NULL;
     pthread_mutex_unlock(&m->lock);
-    return broken ? json_pack("{s:b, s:[s], s:[s,s]}", "ok", 0, "differences",
-                              "network 'broken' is not in the kernel", "checked", "registry",
-                              "kernel")
-                  : json_pack("{s:b, s:[], s:[s,s]}", "ok", 1, "differences", "checked",
-                              "registry", "kernel");
+    return broken
+               ? json_pack("{s:b, s:[s], s:[s,s]}", "ok", 0, "differences",
+                           "network 'broken' is not in the kernel", "checked", "registry", "kernel")
+               : json_pack("{s:b, s:[], s:[s,s]}", "ok", 1, "differences", "checked", "registry",
+                           "kernel");
 }
 
 json_t *fm_manager_network_repair(struct fm_manager *m, struct fm_error *err)

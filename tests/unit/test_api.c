@@ -307,8 +307,8 @@ static void networks_are_made_shown_verified_and_removed(void **state)
     (void)state;
     assert_int_equal(api_host_request(&host, "victor", "GET", "/v1/networks", NULL, &list, &err),
                      0);
-    assert_string_equal(
-        json_string_value(json_object_get(json_array_get(list, 0), "name")), "default");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "name")),
+                        "default");
     assert_int_equal(api_host_request(&host, "victor", "POST", "/v1/networks", shop, NULL, &err),
                      -FM_E_AUTH);
     assert_int_equal(api_host_request(&host, NULL, "POST", "/v1/networks", shop, NULL, &err), 0);

@@ -26,17 +26,18 @@ static struct fm_error err;
 
 static json_t *good_record(void)
 {
-    return json_pack(
-        "{s:s, s:s, s:b, s:s, s:[s], s:[s,s], s:[s], s:s, s:s, s:I, s:s, s:s, s:s,"
-        " s:s, s:s, s:s, s:[s, s], s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, s:i}, s:{s:s}, s:{s:s}, s:I}",
-        "name", "web-1", "runtime", "runc", "found", 0, "image", "nginx", "layers", LAYER,
-        "command", "/bin/sh", "-c", "env", "A=b=c", "cwd", "/srv", "user", "33:34", "memory_bytes",
-        (json_int_t)1 << 30, "ip", "10.88.0.5/24", "mac", "02:42:0a:58:00:05", "gateway",
-        "10.88.0.1", "network", "shop", "ip6", "fd00:88::5/64", "gateway6", "fd00:88::1", "publish",
-        "8080:80/tcp", "53:53/udp", "volumes", "source", "/srv/data", "target", "/data", "read_only", 1, "shared",
-        0, "health", "kind", "tcp", "target", ":80", "attempts", 5, "interval_ms", 100,
-        "timeout_ms", 50, "labels", "tier", "front", "config", "ociVersion", "1.0.2", "created_us",
-        (json_int_t)12345);
+    return json_pack("{s:s, s:s, s:b, s:s, s:[s], s:[s,s], s:[s], s:s, s:s, s:I, s:s, s:s, s:s,"
+                     " s:s, s:s, s:s, s:[s, s], s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, "
+                     "s:i}, s:{s:s}, s:{s:s}, s:I}",
+                     "name", "web-1", "runtime", "runc", "found", 0, "image", "nginx", "layers",
+                     LAYER, "command", "/bin/sh", "-c", "env", "A=b=c", "cwd", "/srv", "user",
+                     "33:34", "memory_bytes", (json_int_t)1 << 30, "ip", "10.88.0.5/24", "mac",
+                     "02:42:0a:58:00:05", "gateway", "10.88.0.1", "network", "shop", "ip6",
+                     "fd00:88::5/64", "gateway6", "fd00:88::1", "publish", "8080:80/tcp",
+                     "53:53/udp", "volumes", "source", "/srv/data", "target", "/data", "read_only",
+                     1, "shared", 0, "health", "kind", "tcp", "target", ":80", "attempts", 5,
+                     "interval_ms", 100, "timeout_ms", 50, "labels", "tier", "front", "config",
+                     "ociVersion", "1.0.2", "created_us", (json_int_t)12345);
 }
 
 static void test_round_trip(void **state)
@@ -252,10 +253,11 @@ static void test_publish(void **state)
 {
     static const struct {
         const char *text, *full;
-    } good[] = {{"8080:80", "8080:80/tcp"}, {"1:65535/udp", "1:65535/udp"}, {"80:80/tcp", "80:80/tcp"}};
-    static const char *const bad[] = {"",        "80",      ":80",       "80:",      "0:80",
-                                      "80:0",    "80:80/",  "80:80/TCP", "80:65536", "-1:80",
-                                      "80:80:1", " 80:80",  "80:80/tcp ", "a:b"};
+    } good[] = {
+        {"8080:80", "8080:80/tcp"}, {"1:65535/udp", "1:65535/udp"}, {"80:80/tcp", "80:80/tcp"}};
+    static const char *const bad[] = {"",        "80",     ":80",        "80:",      "0:80",
+                                      "80:0",    "80:80/", "80:80/TCP",  "80:65536", "-1:80",
+                                      "80:80:1", " 80:80", "80:80/tcp ", "a:b"};
     (void)state;
 
     for (size_t i = 0; i < FM_COUNT(good); i++) {
@@ -552,14 +554,13 @@ static void test_checks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_minimal),
-        cmocka_unit_test(test_hostile),          cmocka_unit_test(test_too_many),
-        cmocka_unit_test(test_health),           cmocka_unit_test(test_volume),
-        cmocka_unit_test(test_publish),
-        cmocka_unit_test(test_localise),         cmocka_unit_test(test_localise_limits),
-        cmocka_unit_test(test_localise_refuses), cmocka_unit_test(test_default_refuses),
-        cmocka_unit_test(test_discover),         cmocka_unit_test(test_log_errors),
-        cmocka_unit_test(test_checks),
+        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_minimal),
+        cmocka_unit_test(test_hostile),         cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_health),          cmocka_unit_test(test_volume),
+        cmocka_unit_test(test_publish),         cmocka_unit_test(test_localise),
+        cmocka_unit_test(test_localise_limits), cmocka_unit_test(test_localise_refuses),
+        cmocka_unit_test(test_default_refuses), cmocka_unit_test(test_discover),
+        cmocka_unit_test(test_log_errors),      cmocka_unit_test(test_checks),
     };
 
     return cmocka_run_group_tests_name("container", tests, NULL, NULL);

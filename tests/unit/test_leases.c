@@ -211,8 +211,8 @@ static void a_taken_choice_is_made_again(void **state)
 static void a_full_network_says_so(void **state)
 {
     (void)state;
-    json_auto_t *net = create(
-        HOST_A, "{\"name\":\"tiny\",\"subnet\":\"10.90.0.0/29\",\"gateway\":\"10.90.0.1\"}");
+    json_auto_t *net =
+        create(HOST_A, "{\"name\":\"tiny\",\"subnet\":\"10.90.0.0/29\",\"gateway\":\"10.90.0.1\"}");
     assert_non_null(net);
     json_auto_t *one = run_with(HOST_A, "c1", json_pack("{s:s}", "network", "tiny"));
     assert_non_null(one);
@@ -220,10 +220,8 @@ static void a_full_network_says_so(void **state)
     for (int i = 0; i < 4; i++) { /* of five */
         struct fm_lease lease = {.network = "tiny", .owner = "x", .host = "host-b"};
         fm_autofree char *owner = fm_strf("x%d", i);
-        struct fm_choice choice = {.network = "tiny",
-                                   .subnet = "10.90.0.0/29",
-                                   .gateway = "10.90.0.1",
-                                   .host = "host-b"};
+        struct fm_choice choice = {
+            .network = "tiny", .subnet = "10.90.0.0/29", .gateway = "10.90.0.1", .host = "host-b"};
         pthread_mutex_lock(&HOST_B->parts.networks->lock);
         struct on_host on = world_enter_host(HOST_B);
         json_auto_t *taken = fm_leases_taken(&HOST_B->parts, "tiny");
@@ -253,8 +251,9 @@ static void both_families_get_the_same_number(void **state)
     assert_non_null(doc);
     assert_string_equal(world_field(doc, "ip6"), "fd00:90::7/64");
     assert_string_equal(world_field(doc, "network"), "dual");
-    json_auto_t *same = run_with(HOST_B, "c2", json_pack("{s:s, s:s, s:s}", "network", "dual", "ip",
-                                                         "10.90.0.8", "ip6", "fd00:90::7"));
+    json_auto_t *same = run_with(
+        HOST_B, "c2",
+        json_pack("{s:s, s:s, s:s}", "network", "dual", "ip", "10.90.0.8", "ip6", "fd00:90::7"));
     assert_null(same);
     assert_text("address fd00:90::7 belongs to container 'c1' on host-a");
     json_auto_t *chosen =
@@ -301,8 +300,8 @@ static void every_address_is_chosen_once(void **state)
 static void a_port_is_published_on_every_host(void **state)
 {
     (void)state;
-    json_auto_t *doc = run_with(HOST_B, "nginx", json_pack("{s:[s, s]}", "publish", "8080:80",
-                                                           "5353:53/udp"));
+    json_auto_t *doc =
+        run_with(HOST_B, "nginx", json_pack("{s:[s, s]}", "publish", "8080:80", "5353:53/udp"));
     assert_non_null(doc);
     assert_string_equal(json_string_value(json_array_get(json_object_get(doc, "publish"), 0)),
                         "8080:80/tcp");
@@ -497,8 +496,7 @@ static void a_death_leaves_no_lease_without_a_container(void **state)
         world.injection = INJECT_NOTHING;
         world_settle();
         world_exchange();
-        json_auto_t *record =
-            HOST_B->store.ops->get(HOST_B->store.ctx, "container", "nginx", NULL);
+        json_auto_t *record = HOST_B->store.ops->get(HOST_B->store.ctx, "container", "nginx", NULL);
         for (int k = 0; k < 2; k++) {
             json_auto_t *lease = world_lease(&world.hosts[k], "nginx");
             if ((record != NULL) != (lease != NULL))
@@ -543,10 +541,10 @@ static void foreign_leases_are_checked(void **state)
     (void)state;
     struct on_host on = world_enter_host(HOST_A);
     for (size_t i = 0; i < FM_COUNT(bad); i++) {
-        json_auto_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:[], s:I, s:s}", "network",
-                                     "default", "ip", "10.88.0.9", "ip6", "", "mac", "", "owner",
-                                     "x", "host", "host-b", "publish", "updated_us",
-                                     (json_int_t)1000, "updated_by", "host-b");
+        json_auto_t *doc =
+            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:[], s:I, s:s}", "network", "default", "ip",
+                      "10.88.0.9", "ip6", "", "mac", "", "owner", "x", "host", "host-b", "publish",
+                      "updated_us", (json_int_t)1000, "updated_by", "host-b");
         json_auto_t *more = json_loads(bad[i], 0, NULL);
         assert_non_null(more);
         if (i > 2)

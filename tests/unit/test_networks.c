@@ -102,9 +102,8 @@ static void assert_differs(struct host *h, const char *part)
     json_t *line;
 
     assert_false(json_is_true(json_object_get(doc, "ok")));
-    json_array_foreach(json_object_get(doc, "differences"), i, line)
-        if (strstr(json_string_value(line), part))
-            return;
+    json_array_foreach(json_object_get(doc, "differences"), i,
+                       line) if (strstr(json_string_value(line), part)) return;
     fail_msg("no difference says '%s'", part);
 }
 
@@ -187,8 +186,7 @@ static void a_network_that_does_not_work_elsewhere_warns(void **state)
     world.broken_on_b = "network.define";
     json_auto_t *doc = create(HOST_A, SHOP);
     assert_non_null(doc);
-    const char *warning =
-        json_string_value(json_array_get(json_object_get(doc, "warnings"), 0));
+    const char *warning = json_string_value(json_array_get(json_object_get(doc, "warnings"), 0));
     assert_non_null(warning);
     assert_true(fm_starts_with(warning, "host-b: "));
     world.broken_on_b = NULL;

@@ -81,10 +81,8 @@ static void boot(struct host *h)
     p->slots_in = fm_slots_new(3);
     p->reservations = fm_reservations_new(h->name, 0);
     h->incoming = fm_incoming_table_new(p);
-    p->networks = fm_networks_new(&(struct fm_network_spec){.name = FM_NETWORK_DEFAULT,
-                                                            .subnet = "10.88.0.0/16",
-                                                            .gateway = "10.88.0.1",
-                                                            .vni = 4096});
+    p->networks = fm_networks_new(&(struct fm_network_spec){
+        .name = FM_NETWORK_DEFAULT, .subnet = "10.88.0.0/16", .gateway = "10.88.0.1", .vni = 4096});
     h->peers = (struct fm_peer_service){.parts = p,
                                         .incoming = h->incoming,
                                         .give_back = give_back,

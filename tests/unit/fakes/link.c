@@ -19,7 +19,8 @@ struct fm_link {
 
 static bool is_cut(const struct fm_link *link)
 {
-    return link->broken || link->to->away || link->from->away || !link->to->up || link->to->incarnation != link->incarnation;
+    return link->broken || link->to->away || link->from->away || !link->to->up ||
+           link->to->incarnation != link->incarnation;
 }
 
 /* The other side notices. */

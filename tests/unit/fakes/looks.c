@@ -125,9 +125,8 @@ json_t *world_lease(struct host *h, const char *name)
 
     there.store = h->store; /* past the gate */
     json_auto_t *leases = fm_leases_list(&there, NULL, NULL);
-    json_array_foreach(leases, i, doc)
-        if (fm_streq(world_field(doc, "owner"), name) && !found)
-            found = json_incref(doc);
+    json_array_foreach(leases, i, doc) if (fm_streq(world_field(doc, "owner"), name) && !found)
+        found = json_incref(doc);
     return found;
 }
 

@@ -87,14 +87,14 @@ static json_t *describe_net(struct host *h, const char *name)
 
     for (int i = 0; i < WORLD_ENTRIES; i++)
         if (*h->entries[i].mac && fm_streq(h->entries[i].network, name))
-            json_array_append_new(remotes, json_pack("{s:s, s:s}", "mac", h->entries[i].mac,
-                                                     "host", h->entries[i].host));
+            json_array_append_new(remotes, json_pack("{s:s, s:s}", "mac", h->entries[i].mac, "host",
+                                                     h->entries[i].host));
     for (int i = 0; i < WORLD_COPIES; i++)
         if (h->ports[i].staged &&
             (*h->ports[i].network ? fm_streq(h->ports[i].network, name) : is_default))
-            json_array_append_new(ports, json_pack("{s:s, s:s, s:b}", "container",
-                                                   h->ports[i].name, "ip", h->ports[i].ip, "open",
-                                                   (int)h->ports[i].active));
+            json_array_append_new(ports,
+                                  json_pack("{s:s, s:s, s:b}", "container", h->ports[i].name, "ip",
+                                            h->ports[i].ip, "open", (int)h->ports[i].active));
     return json_pack("{s:s, s:[], s:o, s:o, s:s}", "name", name, "devices", "remotes", remotes,
                      "ports", ports, "host_address", h->own_address);
 }
@@ -116,11 +116,11 @@ static json_t *network_describe(void *ctx, struct fm_error *err)
         if (*h->nets[i].name)
             json_array_append_new(nets, describe_net(h, h->nets[i].name));
     for (size_t i = 0; i < h->published_count; i++)
-        json_array_append_new(
-            publications,
-            json_pack("{s:s, s:i, s:i, s:s, s:s}", "protocol", h->published[i].protocol,
-                      "host_port", h->published[i].host_port, "port", h->published[i].port, "ip",
-                      h->published[i].ip, "ip6", h->published[i].ip6));
+        json_array_append_new(publications,
+                              json_pack("{s:s, s:i, s:i, s:s, s:s}", "protocol",
+                                        h->published[i].protocol, "host_port",
+                                        h->published[i].host_port, "port", h->published[i].port,
+                                        "ip", h->published[i].ip, "ip6", h->published[i].ip6));
     return json_pack("{s:o, s:o}", "networks", nets, "publications", publications);
 }
 

@@ -198,7 +198,7 @@ json_t *fake_facts(void *ctx, struct fm_error *err);
 
 struct copy *copy_of(struct host *h, const char *name); /* makes an entry */
 bool copy_runs(const struct copy *c);
-struct net *net_of(struct host *h, const char *name);                    /* NULL: none */
+struct net *net_of(struct host *h, const char *name);                       /* NULL: none */
 const char *entry_of(struct host *h, const char *network, const char *mac); /* "" none */
 struct port *port_of(struct host *h, const char *name);
 /* Images below a directory; NULL when there are none. `make`: an entry. */
