@@ -57,6 +57,22 @@ static void keep(struct fm_components *p, const struct fm_container *c)
         fm_warn(FM_NETWORK_MANAGER, "Container %s has no lease: %s.", c->name, err.text);
 }
 
+void fm_leases_forget_host(struct fm_components *p, const char *host)
+{
+    json_auto_t *leases = p->networks ? fm_leases_list(p, NULL, NULL) : NULL;
+    size_t i;
+    json_t *doc;
+    json_array_foreach(leases, i, doc)
+    {
+        fm_autofree char *key = fm_replica_key(FM_KIND_LEASE, doc);
+        if (!fm_streq(text(doc, "host"), host))
+            continue;
+        pthread_mutex_lock(&p->networks->lock);
+        fm_replica_remove(p, FM_KIND_LEASE, key, NULL);
+        pthread_mutex_unlock(&p->networks->lock);
+    }
+}
+
 void fm_leases_tidy(struct fm_components *p)
 {
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);

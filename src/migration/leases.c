@@ -347,16 +347,16 @@ static void add_publications(const json_t *doc, struct fm_publication **list, si
     }
 }
 
-json_t *fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
-                               struct fm_error *err)
+int fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
+                           struct fm_error *err)
 {
-    json_t *leases = fm_leases_list(p, NULL, err);
+    json_auto_t *leases = fm_leases_list(p, NULL, err);
     size_t i;
     json_t *doc;
     *list = NULL;
     *count = 0;
     json_array_foreach(leases, i, doc) add_publications(doc, list, count);
-    return leases;
+    return leases ? 0 : fm_error_result(err);
 }
 
 int fm_leases_publish(struct fm_components *p, struct fm_error *err)
@@ -365,9 +365,8 @@ int fm_leases_publish(struct fm_components *p, struct fm_error *err)
     size_t count = 0;
     if (!p->network.ops->publish)
         return 0;
-    json_auto_t *leases = fm_leases_publications(p, &list, &count, err);
-    return leases ? p->network.ops->publish(p->network.ctx, list, count, err)
-                  : fm_error_result(err);
+    int rc = fm_leases_publications(p, &list, &count, err);
+    return rc < 0 ? rc : p->network.ops->publish(p->network.ctx, list, count, err);
 }
 
 void fm_leases_point(struct fm_components *p)

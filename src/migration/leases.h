@@ -43,6 +43,10 @@ int fm_lease_move(struct fm_components *p, const struct fm_container *c, const c
  * known here; of a container by the same name it is the one that comes. */
 int fm_lease_check(struct fm_components *p, const struct fm_container *c, struct fm_error *err);
 
+/* The host is gone for good: what it had is free again. One that comes back all the same leases
+ * again what nobody has taken meanwhile. */
+void fm_leases_forget_host(struct fm_components *p, const char *host);
+
 /* All leases of a network (NULL: of all), as documents; new reference. */
 json_t *fm_leases_list(struct fm_components *p, const char *network, struct fm_error *err);
 

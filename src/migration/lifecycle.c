@@ -92,9 +92,12 @@ static struct fm_container *discover(struct fm_components *p, const char *name,
     if (p->network.ops->inspect(p->network.ctx, state->init_pid, &endpoint, &has, &host, err) < 0)
         return NULL;
     if (has && !c->ip) {
+        c->network = fm_xstrdup(*endpoint.network ? endpoint.network : NULL);
         c->ip = fm_xstrdup(endpoint.ip);
+        c->ip6 = fm_xstrdup(*endpoint.ip6 ? endpoint.ip6 : NULL);
         c->mac = fm_xstrdup(endpoint.mac);
-        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
+        c->gateway = fm_xstrdup(*endpoint.gateway ? endpoint.gateway : NULL);
+        c->gateway6 = fm_xstrdup(*endpoint.gateway6 ? endpoint.gateway6 : NULL);
     }
     return fm_lifecycle_save(p, c, err) < 0 ? NULL : FM_MOVE(c);
 }

@@ -293,7 +293,8 @@ static void compare_publications(struct comparison *c)
 {
     fm_autofree struct fm_publication *list = NULL;
     size_t count = 0;
-    json_auto_t *leases = fm_leases_publications(c->p, &list, &count, NULL);
+    if (fm_leases_publications(c->p, &list, &count, NULL) < 0)
+        return;
     json_auto_t *there = publications_there(c);
     const char *line;
     json_t *value;

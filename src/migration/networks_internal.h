@@ -54,9 +54,9 @@ void fm_lease_of(const struct fm_container *c, const char *host, struct fm_lease
 int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error *err);
 /* Puts all of them into effect, and publishes the ports: after a start, or when it failed. */
 void fm_leases_point(struct fm_components *p);
-/* Every published port; the caller frees *list. The leases that they come from, new reference. */
-json_t *fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
-                               struct fm_error *err);
+/* Every published port; the caller frees *list. */
+int fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
+                           struct fm_error *err);
 
 /* What another host asks about claims. */
 json_t *fm_leases_answer_claim(struct fm_components *p, const char *peer, const json_t *body,
@@ -90,7 +90,7 @@ struct fm_choice {
     const char *near, *near_subnet;
     bool from_top;
 };
-int fm_lease_choose(const struct fm_choice *choice, char ip[64], struct fm_error *err);
+int fm_lease_choose(const struct fm_choice *c, char text[64], struct fm_error *err);
 /* Addresses that are in use in a network, as the keys of an object; new reference. With the lock
  * held. */
 json_t *fm_leases_taken(struct fm_components *p, const char *network);

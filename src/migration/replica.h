@@ -25,7 +25,7 @@ int fm_replica_remove(struct fm_components *p, const char *kind, const char *key
                       struct fm_error *err);
 /* Another host's document: checked, and kept when it is newer. *problem (may be NULL) says what of
  * it could not be put into effect here. */
-int fm_replica_learn(struct fm_components *p, const char *kind, const json_t *doc,
+int fm_replica_learn(struct fm_components *p, const char *kind, const json_t *foreign,
                      struct fm_error *problem, struct fm_error *err);
 /* "default/10.88.0.5"; the caller frees it. NULL when the document has no key. */
 char *fm_replica_key(const char *kind, const json_t *doc);

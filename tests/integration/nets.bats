@@ -56,6 +56,12 @@ entry_is()
     on "$1" bridge fdb show dev fmvx0 | grep -q "^$2 dst $3 .*static\|^$2 dst $3 self permanent"
 }
 
+# reaches HOST NAME ADDRESS: from inside the container.
+reaches()
+{
+    cluster_cli "$1" container exec "$2" -- ping -c 1 -W 2 "$3" >/dev/null
+}
+
 @test "an address belongs to one container of all hosts" {
     start a one --ip 10.88.0.5
     refused 4 b run --name two --image "$(root_of busybox)" --ip 10.88.0.5 -- sleep 1000
@@ -157,4 +163,51 @@ entry_is()
     run -0 cluster_cli b network repair
     [ "$output" = "this host is as the registry says" ]
     run -0 cluster_cli b network verify
+}
+
+# Where the fabric knows only the default network the request is refused, and nothing is made.
+@test "a network of its own: both families, moves, damage and repair" {
+    run --separate-stderr cluster_cli a network create shop --subnet 10.89.0.0/24 --gateway 10.89.0.1 \
+        --subnet6 fd00:89::/64 --gateway6 fd00:89::1
+    if [[ $stderr == *"supports only the network"* ]]; then
+        [ "$status" -eq 4 ]
+        cluster_cli c --json network list | jq -e 'length == 1'
+        return
+    fi
+    [ "$status" -eq 0 ]
+    refused 1 b network create other --subnet 10.89.0.128/25
+    cluster_cli c --json network show shop | jq -e '.subnet == "10.89.0.0/24" and .vni > 0'
+    start a one --network shop --ip 10.89.0.5
+    start b two --network shop
+    cluster_cli a --json container show one | jq -e '.ip6 == "fd00:89::5/64" and .network == "shop"'
+    reaches b two 10.89.0.5
+    reaches b two fd00:89::5
+
+    cluster_cli a -q migrate one --to host-c
+    reaches b two 10.89.0.5
+    reaches b two fd00:89::5
+    for host in a b c; do
+        until_true cluster_cli "$host" network verify
+    done
+
+    local mac=02:fd:0a:59:00:05 device
+    for device in $(on a sh -c 'bridge fdb | sed -n "s/^'$mac' dev \([^ ]*\) .*/\1/p"'); do
+        on a bridge fdb del "$mac" dev "$device" self 2>/dev/null || on a bridge fdb del "$mac" dev "$device" master
+    done
+    run -1 cluster_cli a network verify
+    [[ $output == *"has no entry for $mac (container 'one' on host-c)"* ]]
+    run -0 cluster_cli a network repair
+    run -0 cluster_cli a network verify
+
+    daemon_restart b
+    reaches b two 10.89.0.5
+    run -0 cluster_cli b network verify
+    refused 4 a network remove shop
+    cluster_cli c -q container remove --force one
+    cluster_cli b -q container remove --force two
+    cluster_cli c -q network remove shop
+    for host in a b c; do
+        cluster_cli "$host" --json network list | jq -e 'length == 1'
+        run -0 cluster_cli "$host" network verify
+    done
 }

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "fakes/world.h"
+#include "migration/hosts.h"
 #include "migration/leases.h"
 #include "migration/lifecycle.h"
 #include "migration/networks.h"
@@ -420,6 +421,32 @@ static void a_slow_clock_does_not_lose(void **state)
     assert_lease(HOST_B, "redis", "10.88.0.4", "host-b");
 }
 
+static void a_dead_host_gives_its_addresses_back(void **state)
+{
+    (void)state;
+    json_decref(run(HOST_B, "nginx", "10.88.0.5"));
+    world_exchange();
+    struct on_host on = world_enter_host(HOST_A);
+    assert_int_equal(fm_hosts_remove(&HOST_A->parts, "host-b", &err), 0); /* it lives */
+    world_leave_host(&on);
+    assert_lease(HOST_A, "nginx", "10.88.0.5", "host-b");
+    json_auto_t *b = json_pack("{s:s, s:s, s:i, s:i}", "name", "host-b", "address", HOST_B->address,
+                               "wire_port", 7441, "api_port", 7440);
+    HOST_A->store.ops->put(HOST_A->store.ctx, "host", "host-b", b, &err);
+    HOST_B->away = true;
+    on = world_enter_host(HOST_A);
+    assert_int_equal(fm_hosts_remove(&HOST_A->parts, "host-b", &err), 0);
+    world_leave_host(&on);
+    assert_no_lease(HOST_A, "nginx");
+
+    HOST_A->store.ops->put(HOST_A->store.ctx, "host", "host-b", b, &err);
+    HOST_B->away = false; /* it was not dead after all */
+    world_exchange();
+    world_exchange();
+    assert_lease(HOST_A, "nginx", "10.88.0.5", "host-b");
+    assert_lease(HOST_B, "nginx", "10.88.0.5", "host-b");
+}
+
 /* ---- with migrations ---- */
 
 static void a_lease_moves_with_its_container(void **state)
@@ -581,8 +608,6 @@ static void foreign_requests_are_checked(void **state)
         "{\"op\":\"learn\",\"documents\":7}",
         "{\"op\":\"claim\"}",
         "{\"op\":\"claim\",\"lease\":[]}",
-        "{\"op\":\"claim\",\"lease\":{\"network\":\"default\",\"ip\":\"10.88.0.9\",\"owner\":\"x\","
-        "\"host\":\"host-c\"}}",
         "{\"op\":\"unclaim\",\"lease\":7}",
     };
 
@@ -593,6 +618,11 @@ static void foreign_requests_are_checked(void **state)
             fail_msg("%s was answered", bad[i]);
         assert_true(err.code == FM_E_PROTOCOL || err.code == FM_E_INVALID || err.code == FM_E_AUTH);
     }
+    json_auto_t *liar = ask("host-b", "{\"op\":\"claim\",\"lease\":{\"network\":\"default\","
+                                      "\"ip\":\"10.88.0.9\",\"owner\":\"x\","
+                                      "\"host\":\"host-c\"}}");
+    assert_null(liar);
+    assert_int_equal(err.code, FM_E_AUTH);
     json_auto_t *learned = ask("host-b", "{\"op\":\"learn\",\"documents\":[7,{},{\"kind\":\"x\"},"
                                          "{\"kind\":\"lease\",\"document\":{}}]}");
     assert_int_equal(json_array_size(json_object_get(learned, "problems")), 4);
@@ -648,6 +678,7 @@ int main(void)
         TEST(a_removal_that_was_missed_is_not_undone),
         TEST(a_clash_of_two_sides_is_reported),
         TEST(a_slow_clock_does_not_lose),
+        TEST(a_dead_host_gives_its_addresses_back),
         TEST(a_lease_moves_with_its_container),
         TEST(a_taken_address_does_not_come),
         TEST(a_run_that_fails_leases_nothing),

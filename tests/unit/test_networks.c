@@ -286,8 +286,8 @@ static void a_creation_that_fails_leaves_nothing(void **state)
         /* Only the answer may be lost. */
         if (!stored && (doc || net_of(HOST_B, "shop")))
             fail_msg("failed at %s: told and not stored", world.hit);
-        json_auto_t *a = repair(HOST_A);
-        json_auto_t *b = repair(HOST_B);
+        json_decref(repair(HOST_A));
+        json_decref(repair(HOST_B));
         if (stored || !doc) {
             json_auto_t *there = verify(HOST_B);
             if (stored && !json_is_true(json_object_get(there, "ok")))

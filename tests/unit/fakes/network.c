@@ -134,26 +134,21 @@ const char *entry_of(struct host *h, const char *network, const char *mac)
 
 static void set_entry(struct host *h, const char *network, const char *mac, const char *host)
 {
-    struct entry *found = NULL;
+    struct entry *empty = NULL;
 
-    for (int i = 0; i < WORLD_ENTRIES; i++) {
-        struct entry *e = &h->entries[i];
-
-        if (fm_streq(e->network, network) && fm_streq(e->mac, mac))
-            found = e;
-        else if (!found && !*e->mac)
-            found = e;
-    }
-    for (int i = 0; i < WORLD_ENTRIES; i++)
+    for (int i = WORLD_ENTRIES - 1; i >= 0; i--) {
         if (fm_streq(h->entries[i].network, network) && fm_streq(h->entries[i].mac, mac))
             h->entries[i] = (struct entry){0};
+        if (!*h->entries[i].mac)
+            empty = &h->entries[i];
+    }
     if (!host || fm_streq(host, h->address))
         return;
-    if (!found)
+    if (!empty)
         abort();
-    snprintf(found->network, sizeof(found->network), "%s", network);
-    snprintf(found->mac, sizeof(found->mac), "%s", mac);
-    snprintf(found->host, sizeof(found->host), "%s", host);
+    snprintf(empty->network, sizeof(empty->network), "%s", network);
+    snprintf(empty->mac, sizeof(empty->mac), "%s", mac);
+    snprintf(empty->host, sizeof(empty->host), "%s", host);
 }
 
 /* As the fabric makes it: from the last bytes of the address. */
