@@ -14,6 +14,12 @@
     X(host_remove)                                                                                 \
     X(host_cordon)                                                                                 \
     X(host_uncordon)                                                                               \
+    X(network_list)                                                                                \
+    X(network_create)                                                                              \
+    X(network_show)                                                                                \
+    X(network_remove)                                                                              \
+    X(network_verify)                                                                              \
+    X(network_repair)                                                                              \
     X(container_list)                                                                              \
     X(container_run)                                                                               \
     X(container_show)                                                                              \

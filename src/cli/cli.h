@@ -90,7 +90,7 @@ const char *cli_text(const json_t *doc, const char *key, char *buf, size_t len);
 
 extern const struct cli_option cli_migrate_options[], cli_check_options[], cli_run_options[];
 extern const struct cli_command cli_container_commands[], cli_host_commands[],
-    cli_migration_commands[], cli_cert_commands[];
+    cli_migration_commands[], cli_network_commands[], cli_cert_commands[];
 
 #define CLI_HANDLER(name)                                                                          \
     int name(struct cli *cli, const struct cli_args *args, struct fm_error *err)

@@ -59,6 +59,11 @@ static const struct cli_command commands[] = {
         .commands = cli_migration_commands,
     },
     {
+        .name = "network",
+        .summary = "make, list, inspect, remove, verify and repair networks",
+        .commands = cli_network_commands,
+    },
+    {
         .name = "cert",
         .summary = "a small certificate authority for those who have none",
         .commands = cli_cert_commands,

@@ -10,7 +10,11 @@
 const struct cli_option cli_run_options[] = {
     {"name", 0, "NAME", "the container's name (needed)"},
     {"image", 0, "IMAGE", "root directory, OCI layout or tar archive, or an imported image's name"},
-    {"ip", 0, "ADDRESS", "its address in the containers' network, kept for life"},
+    {"network", 0, "NETWORK", "the network that it is in; default when not given"},
+    {"ip", 0, "ADDRESS", "its address there, kept for life; a free one with auto or --network"},
+    {"ip6", 0, "ADDRESS", "its IPv6 address in a network of both families; else a free one"},
+    {"publish", 'p', "PORT:PORT",
+     "port of every host that leads to one of the container's; add /udp; may be given again"},
     {"mac", 0, "ADDRESS", "its link-layer address; made from the IP address when not given"},
     {"memory", 'm', "SIZE", "memory limit, such as 512MiB"},
     {"volume", 'v', "SRC:DST",
@@ -61,6 +65,7 @@ static int add_lists(json_t *body, const struct cli_args *args, struct fm_error 
 {
     json_t *env = cli_values(args, "env"), *volumes = cli_values(args, "volume");
     json_t *depends = cli_values(args, "depends");
+    json_t *publish = cli_values(args, "publish");
     json_t *command = json_array();
 
     for (size_t i = 0; i < args->words.count; i++)
@@ -72,6 +77,8 @@ static int add_lists(json_t *body, const struct cli_args *args, struct fm_error 
         json_object_set_new(body, "volumes", volumes);
     if (depends)
         json_object_set_new(body, "depends", depends);
+    if (publish)
+        json_object_set_new(body, "publish", publish);
     return add_labels(body, args, err);
 }
 
@@ -117,7 +124,9 @@ int cli_run(struct cli *cli, const struct cli_args *args, struct fm_error *err)
     if (!cli_value(args, "name"))
         return fm_error_set(err, FM_E_USAGE, "run needs a name: --name NAME");
     copy_text(body, "name", args, "name");
+    copy_text(body, "network", args, "network");
     copy_text(body, "ip", args, "ip");
+    copy_text(body, "ip6", args, "ip6");
     copy_text(body, "mac", args, "mac");
     copy_text(body, "cwd", args, "workdir");
     copy_text(body, "user", args, "user");

@@ -11,6 +11,8 @@
 #define MAX_VOLUMES 64
 #define MAX_LABELS 256
 #define MAX_DEPENDS 16
+#define MAX_NETWORK_NAME 31
+#define MAX_PUBLISH 64
 #define MAX_ITEM_BYTES (128u << 10) /* what execve takes as one argument */
 #define MAX_ARG_BYTES (2u << 20)
 #define MAX_NAME_BYTES 255
@@ -37,14 +39,18 @@ void fm_container_free(struct fm_container *c)
     fm_strv_free(&c->layers);
     fm_strv_free(&c->command);
     fm_strv_free(&c->env);
+    fm_strv_free(&c->publish);
     free(c->name);
     free(c->runtime);
     free(c->image);
     free(c->cwd);
     free(c->user);
+    free(c->network);
     free(c->ip);
+    free(c->ip6);
     free(c->mac);
     free(c->gateway);
+    free(c->gateway6);
     json_decref(c->labels);
     json_decref(c->config);
     free(c);
@@ -103,9 +109,13 @@ json_t *fm_container_to_json(const struct fm_container *c)
     set_string(doc, "cwd", c->cwd);
     set_string(doc, "user", c->user);
     json_object_set_new(doc, "memory_bytes", json_integer((json_int_t)c->memory_bytes));
+    set_string(doc, "network", c->network ? c->network : "default");
     set_string(doc, "ip", c->ip);
+    set_string(doc, "ip6", c->ip6);
     set_string(doc, "mac", c->mac);
     set_string(doc, "gateway", c->gateway);
+    set_string(doc, "gateway6", c->gateway6);
+    set_list(doc, "publish", &c->publish);
     json_object_set_new(doc, "volumes", volumes_to_json(c));
     json_object_set_new(doc, "health", health_to_json(&c->health));
     set_list(doc, "depends", &c->depends);
@@ -234,6 +244,16 @@ static bool is_host(const char *s)
     return fm_is_address(s, false);
 }
 
+static bool is_network6(const char *s)
+{
+    return strchr(s, ':') && is_network(s);
+}
+
+static bool is_host6(const char *s)
+{
+    return strchr(s, ':') && is_host(s);
+}
+
 static bool is_user(const char *s)
 {
     unsigned uid, gid;
@@ -244,6 +264,11 @@ static bool is_user(const char *s)
 static bool is_plain_name(const char *s)
 {
     return fm_check_name("name", s, NULL) == 0;
+}
+
+static bool is_network_name(const char *s)
+{
+    return is_plain_name(s) && strlen(s) <= MAX_NETWORK_NAME;
 }
 
 static void read_volume(struct reader *r, struct fm_volume *v)
@@ -278,6 +303,15 @@ static void read_volumes(struct reader *r, struct fm_container *c)
             refuse(&one, "volumes", "a list of objects");
         r->ret = one.ret;
     }
+}
+
+static void read_publish(struct reader *r, struct fm_container *c)
+{
+    get_list(r, "publish", MAX_PUBLISH, NULL, "a list of HOSTPORT:PORT[/tcp|/udp]", &c->publish);
+    if (r->ret < 0 || fm_publish_check(&c->publish, r->err) == 0)
+        return;
+    fm_error_prefix(r->err, "container record");
+    r->ret = fm_error_recode(r->err, FM_E_INVALID);
 }
 
 static bool is_health_kind(const char *s)
@@ -332,9 +366,13 @@ static void read_record(struct reader *r, struct fm_container *c)
     c->cwd = get_checked(r, "cwd", fm_is_clean_path, "a clean absolute path");
     c->user = get_checked(r, "user", is_user, "uid[:gid] in digits");
     c->memory_bytes = get_number(r, "memory_bytes", 0, 0, INT64_MAX);
+    c->network = get_checked(r, "network", is_network_name, "a network's name");
     c->ip = get_checked(r, "ip", is_network, "an address with prefix length");
+    c->ip6 = get_checked(r, "ip6", is_network6, "an IPv6 address with prefix length");
     c->mac = get_checked(r, "mac", fm_is_mac, "a unicast hardware address");
     c->gateway = get_checked(r, "gateway", is_host, "an address");
+    c->gateway6 = get_checked(r, "gateway6", is_host6, "an IPv6 address");
+    read_publish(r, c);
     read_volumes(r, c);
     read_health(r, &c->health);
     get_list(r, "depends", MAX_DEPENDS, fm_is_dependency, "a list of URL,TIME", &c->depends);
@@ -345,6 +383,8 @@ static void read_record(struct reader *r, struct fm_container *c)
         refuse(r, "name", "there");
     if (!c->runtime)
         c->runtime = fm_xstrdup("runc");
+    if (!c->network)
+        c->network = fm_xstrdup("default");
 }
 
 struct fm_container *fm_container_from_json(const json_t *doc, struct fm_error *err)

@@ -28,6 +28,12 @@ struct fm_volume {
     bool shared; /* on shared storage: not copied */
 };
 
+/* A port of every host that leads to one of the container's. */
+struct fm_publish {
+    uint16_t host_port, port;
+    char protocol[4]; /* "tcp", "udp" */
+};
+
 struct fm_container {
     char *name;             /* also the runtime's id */
     char *runtime;          /* "runc" */
@@ -39,9 +45,13 @@ struct fm_container {
     char *cwd;
     char *user;            /* "uid:gid"; NULL: 0:0 */
     uint64_t memory_bytes; /* limit; 0: none */
+    char *network;         /* that its addresses are in; NULL is "default" */
     char *ip;              /* "10.88.0.5/24"; NULL: no network of ours */
+    char *ip6;             /* beside it; NULL: none */
     char *mac;
     char *gateway;
+    char *gateway6;
+    struct fm_strv publish; /* "8080:80/tcp" */
     struct fm_volume *volumes;
     size_t volume_count;
     struct fm_health health;
@@ -67,6 +77,12 @@ struct fm_container *fm_container_from_json(const json_t *doc, struct fm_error *
 int fm_health_parse(const char *text, struct fm_health *health, struct fm_error *err);
 /* Parses `--volume SRC:DST[:ro][:shared]`. */
 int fm_volume_parse(const char *text, struct fm_volume *volume, struct fm_error *err);
+/* Parses `--publish HOSTPORT:PORT[/tcp|/udp]`. */
+int fm_publish_parse(const char *text, struct fm_publish *publish, struct fm_error *err);
+/* "8080:80/tcp"; the caller frees it. */
+char *fm_publish_format(const struct fm_publish *publish);
+/* Every one in its full form, none twice, 64 at most. FM_E_USAGE. */
+int fm_publish_check(struct fm_strv *list, struct fm_error *err);
 
 /* The record of a container that only the runtime knows (made from its bundle, config.json and
  * mounts). Says what cannot be taken over. */

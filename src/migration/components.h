@@ -20,6 +20,7 @@
 #include "network/network.h"
 
 struct fm_incoming_table;
+struct fm_networks;
 
 struct fm_components {
     const char *host;           /* this host's name */
@@ -31,6 +32,8 @@ struct fm_components {
     struct fm_network network;
     const struct fm_follower *followers; /* told in this order, and undone in reverse */
     size_t follower_count;
+    struct fm_networks *networks; /* and the addresses in them; NULL: only the default network, and
+                                     nobody keeps a list of addresses */
     struct fm_state_interface state;
     struct fm_memory memory;        /* without operations: strategy cold only */
     _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not

@@ -12,6 +12,7 @@
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
 #include "migration/network_orchestrator.h"
+#include "migration/networks.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "migration/policy.h"
@@ -142,6 +143,7 @@ static json_t *preflight(struct fm_components *p, struct fm_link *link,
         return NULL;
     json_auto_t *ask = json_pack("{s:o, s:O, s:s}", "container", fm_container_to_json(container),
                                  "needs", needs, "return_of", return_of);
+    json_object_set_new(ask, "network", fm_networks_document(p, container->network));
     json_auto_t *answer = p->links.ops->call(link, FM_FRAME_CHECK, ask, CHECK_TIMEOUT_MS, err);
     if (!answer)
         return NULL;

@@ -14,9 +14,11 @@
 #include "base/text.h"
 #include "migration/handover_files.h"
 #include "migration/handover_tmpfs.h"
+#include "migration/leases.h"
 #include "migration/leftover.h"
 #include "migration/log_pipe.h"
 #include "migration/network_orchestrator.h"
+#include "migration/networks.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
 #include "wire/frame.h"
@@ -103,6 +105,7 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
                              "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy),
                              "priority", fm_priority_text(m->options.priority), "needs", m->needs);
     json_object_set_new(body, "tmpfs", fm_tmpfs_to_json(&m->tmpfs));
+    json_object_set_new(body, "network", fm_networks_document(p, m->container->network));
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);

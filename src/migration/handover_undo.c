@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
+#include "migration/leases.h"
 #include "migration/leftover.h"
 #include "migration/network_orchestrator.h"
 #include "migration/postcopy.h"
@@ -266,6 +267,13 @@ static int ask_back_until_told(struct fm_migration *m, bool look, struct fm_erro
     }
 }
 
+static void take_lease(struct fm_migration *m)
+{
+    struct fm_error err = {0};
+    if (m->container && fm_lease_move(m->parts, m->container, m->parts->host, NULL, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
+}
+
 int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
 {
     *age_ms = 0;
@@ -291,6 +299,8 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
         e = (struct fm_error){0};
         rc = stands ? revive_original(m, age_ms, &e) : restore_here(m, age_ms, &e);
     }
+    if (rc == 0)
+        take_lease(m);
     if (rc == 0)
         rc = fm_precopy_unthrottle(m, &e);
     if (rc == 0)

@@ -5,6 +5,8 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "migration/leases.h"
+#include "migration/networks.h"
 #include "wire/frame.h"
 
 #define ASK_TIMEOUT_MS 2000
@@ -142,6 +144,7 @@ json_t *fm_hosts_add(struct fm_components *p, const json_t *request, struct fm_e
         return NULL;
     }
     p->network.ops->peer(p->network.ctx, address, true, NULL);
+    fm_networks_meet(p, name);
     if (!answer)
         json_object_set_new(doc, "warning", json_string(unreachable.text));
     return doc;
@@ -156,9 +159,15 @@ int fm_hosts_remove(struct fm_components *p, const char *name, struct fm_error *
     if (fm_streq(name, p->host))
         return fm_error_set(err, FM_E_REFUSED, "'%s' is this host itself: it cannot be removed",
                             name);
-    if (fm_host_from_json(doc, &host, NULL) == 0)
+    json_auto_t *answer = NULL;
+    if (fm_host_from_json(doc, &host, NULL) == 0) {
+        answer = ask(p, &host, NULL);
         p->network.ops->peer(p->network.ctx, host.address, false, NULL);
-    return p->store.ops->remove(p->store.ctx, "host", name, err);
+    }
+    int rc = p->store.ops->remove(p->store.ctx, "host", name, err);
+    if (rc == 0 && !answer) /* it is dead, not only unloved */
+        fm_leases_forget_host(p, name);
+    return rc;
 }
 
 int fm_hosts_cordon(struct fm_components *p, const char *name, bool cordoned, struct fm_error *err)

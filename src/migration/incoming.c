@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
+#include "migration/networks.h"
 #include "state/tree_stream.h"
 
 /* Left free on the disk whatever comes in, of a small one an eighth. */
@@ -409,6 +410,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
         fm_error_set(err, FM_E_PROTOCOL, "PREPARE with a bad or known migration id");
         return NULL;
     }
+    if (fm_networks_adopt(p, json_object_get(body, "network"), true, err) < 0)
+        return NULL;
     struct fm_incoming *in =
         incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
                      json_string_value(json_object_get(body, "return_of")),

@@ -1,8 +1,13 @@
 /* May this container come here? Asked in the source's preflight, and again when it comes. */
 #include "migration/incoming_internal.h"
 
+#include <stdio.h>
+
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "migration/leases.h"
+#include "migration/lifecycle.h"
+#include "migration/networks.h"
 #include "migration/preflight.h"
 
 /* Someone who comes to this host: by container name. */
@@ -46,11 +51,19 @@ static bool name_taken(struct fm_incoming_table *t, const char *name, bool retur
     return record || p->runtime.ops->state(p->runtime.ctx, name, &state, NULL) == 0;
 }
 
+static bool share_address(const struct fm_container *a, const struct fm_container *b)
+{
+    const char *one = a->network ? a->network : FM_NETWORK_DEFAULT;
+    const char *other = b->network ? b->network : FM_NETWORK_DEFAULT;
+    return fm_streq(one, other) &&
+           ((a->ip && fm_streq(a->ip, b->ip)) || (a->ip6 && fm_streq(a->ip6, b->ip6)));
+}
+
 static bool address_is_coming(struct fm_incoming_table *t, const struct fm_container *c)
 {
     pthread_mutex_lock(&t->lock);
     struct fm_incoming *in = t->first;
-    while (in && (in->stage >= FM_STAGE_RUNNING || !c->ip || !fm_streq(in->container->ip, c->ip) ||
+    while (in && (in->stage >= FM_STAGE_RUNNING || !share_address(in->container, c) ||
                   fm_streq(in->container->name, c->name)))
         in = in->next;
     pthread_mutex_unlock(&t->lock);
@@ -67,12 +80,29 @@ static bool address_taken(struct fm_incoming_table *t, const struct fm_container
     json_t *doc;
     json_array_foreach(docs, i, doc)
     {
-        const char *name = json_string_value(json_object_get(doc, "name"));
-        const char *ip = json_string_value(json_object_get(doc, "ip"));
-        if (c->ip && fm_streq(ip, c->ip) && !fm_streq(name, c->name))
+        fm_autocontainer struct fm_container *other = fm_container_from_json(doc, NULL);
+        if (other && share_address(other, c) && !fm_streq(other->name, c->name))
             return true;
     }
     return false;
+}
+
+/* Why its network or its addresses cannot be here; "" nothing. */
+static void check_network(struct fm_components *p, const struct fm_container *c,
+                          const json_t *network, char why[1024])
+{
+    struct fm_error err = {0};
+    struct fm_endpoint endpoint;
+    *why = '\0';
+    if (!c->ip)
+        return;
+    int rc = fm_networks_adopt(p, network, false, &err);
+    if (rc == 0)
+        rc = fm_lease_check(p, c, &err);
+    if (rc == 0 && !json_is_object(network))
+        rc = fm_lifecycle_endpoint(p, c, &endpoint, &err);
+    if (rc < 0)
+        snprintf(why, 1024, "%s", err.text);
 }
 
 static bool is_cordoned(struct fm_components *p)
@@ -94,6 +124,9 @@ json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struc
         c, json_object_get(body, "needs"),
         name_taken(t, c->name, fm_incoming_is_return(p, return_of, c->name, NULL)),
         address_taken(t, c), is_cordoned(p));
+    char why[1024];
+    check_network(p, c, json_object_get(body, "network"), why);
+    json_object_set_new(state, "network", json_string(why));
     return json_pack("{s:O, s:o}", "facts", facts, "state", state);
 }
 

@@ -13,6 +13,7 @@
 #include "base/subprocess.h"
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
+#include "migration/leases.h"
 #include "migration/leftover.h"
 #include "migration/lifecycle.h"
 #include "network/verifier.h"
@@ -357,6 +358,14 @@ static int enter_running(struct fm_incoming *in, struct fm_error *err)
     return rc;
 }
 
+/* After the commit has been answered: from now on the lease of its address is here. */
+static void take_lease(struct fm_incoming *in)
+{
+    struct fm_error err = {0};
+    if (fm_lease_move(in->parts, in->container, in->parts->host, NULL, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", in->container->name, err.text);
+}
+
 json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
@@ -446,6 +455,7 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
     int rc = enter_running(in, err);
     if (rc < 0)
         return rc;
+    take_lease(in);
     settle_restore(in);
     bool alive = false;
     if ((rc = look(in, &alive, err)) < 0)
@@ -480,6 +490,7 @@ int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err)
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
     int rc = enter_running(in, err);
+    take_lease(in);
     if (rc == 0)
         rc = fm_incoming_memory_complete(in, err);
     if (rc == 0)

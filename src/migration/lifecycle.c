@@ -1,4 +1,4 @@
-#include "migration/lifecycle.h"
+#include "migration/lifecycle_internal.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -15,16 +15,22 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/incoming.h"
-#include "network/verifier.h"
+#include "migration/leases.h"
+#include "migration/networks.h"
 
 #define MAX_EXEC_OUTPUT (1u << 20)
 
 int fm_lifecycle_endpoint(struct fm_components *p, const struct fm_container *container,
                           struct fm_endpoint *endpoint, struct fm_error *err)
 {
-    struct fm_endpoint_request request = {
-        .name = container->name, .ip = container->ip, .mac = container->mac};
-    return p->network.ops->endpoint(p->network.ctx, &request, endpoint, err);
+    struct fm_network_spec spec;
+    struct fm_endpoint_request request = {.network = container->network,
+                                          .name = container->name,
+                                          .ip = container->ip,
+                                          .ip6 = container->ip6,
+                                          .mac = container->mac};
+    int rc = fm_networks_find(p, container->network, &spec, err);
+    return rc < 0 ? rc : p->network.ops->endpoint(p->network.ctx, &request, endpoint, err);
 }
 
 static int endpoint_of(struct fm_components *p, const struct fm_container *c, pid_t init_pid,
@@ -41,7 +47,8 @@ static int endpoint_of(struct fm_components *p, const struct fm_container *c, pi
     return fm_lifecycle_endpoint(p, c, endpoint, err);
 }
 
-static struct fm_container *load(struct fm_components *p, const char *name, struct fm_error *err)
+struct fm_container *fm_lifecycle_load(struct fm_components *p, const char *name,
+                                       struct fm_error *err)
 {
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "container", name, err);
     if (doc)
@@ -51,7 +58,7 @@ static struct fm_container *load(struct fm_components *p, const char *name, stru
     return NULL;
 }
 
-static int save(struct fm_components *p, const struct fm_container *c, struct fm_error *err)
+int fm_lifecycle_save(struct fm_components *p, const struct fm_container *c, struct fm_error *err)
 {
     json_auto_t *doc = fm_container_to_json(c);
     return p->store.ops->put(p->store.ctx, "container", c->name, doc, err);
@@ -60,7 +67,7 @@ static int save(struct fm_components *p, const struct fm_container *c, struct fm
 int fm_lifecycle_record(struct fm_components *p, const char *name, struct fm_container **container,
                         struct fm_endpoint *endpoint, bool *has_endpoint, struct fm_error *err)
 {
-    fm_autocontainer struct fm_container *c = load(p, name, err);
+    fm_autocontainer struct fm_container *c = fm_lifecycle_load(p, name, err);
     if (!c)
         return fm_error_result(err);
     struct fm_runtime_state state = {0};
@@ -85,11 +92,14 @@ static struct fm_container *discover(struct fm_components *p, const char *name,
     if (p->network.ops->inspect(p->network.ctx, state->init_pid, &endpoint, &has, &host, err) < 0)
         return NULL;
     if (has && !c->ip) {
+        c->network = fm_xstrdup(*endpoint.network ? endpoint.network : NULL);
         c->ip = fm_xstrdup(endpoint.ip);
+        c->ip6 = fm_xstrdup(*endpoint.ip6 ? endpoint.ip6 : NULL);
         c->mac = fm_xstrdup(endpoint.mac);
-        c->gateway = *endpoint.gateway ? fm_xstrdup(endpoint.gateway) : NULL;
+        c->gateway = fm_xstrdup(*endpoint.gateway ? endpoint.gateway : NULL);
+        c->gateway6 = fm_xstrdup(*endpoint.gateway6 ? endpoint.gateway6 : NULL);
     }
-    return save(p, c, err) < 0 ? NULL : FM_MOVE(c);
+    return fm_lifecycle_save(p, c, err) < 0 ? NULL : FM_MOVE(c);
 }
 
 int fm_lifecycle_resolve(struct fm_components *p, const char *name, struct fm_container **container,
@@ -97,7 +107,7 @@ int fm_lifecycle_resolve(struct fm_components *p, const char *name, struct fm_co
                          struct fm_runtime_state *state, struct fm_error *err)
 {
     struct fm_error unknown = {0};
-    fm_autocontainer struct fm_container *c = load(p, name, &unknown);
+    fm_autocontainer struct fm_container *c = fm_lifecycle_load(p, name, &unknown);
     int rc = p->runtime.ops->state(p->runtime.ctx, name, state, err);
     if (!c && rc < 0)
         return err && err->code == FM_E_NOT_FOUND ? (*err = unknown, -FM_E_NOT_FOUND) : rc;
@@ -150,251 +160,37 @@ int fm_lifecycle_prune_layers(struct fm_components *p, struct fm_error *err)
     return rc;
 }
 
-/* --- run --- */
+/* --- list, show, log --- */
 
-static int check_dependencies(const json_t *doc, struct fm_error *err)
+static json_t *strings(const struct fm_strv *v)
 {
-    const json_t *item;
-    size_t i;
-    json_array_foreach(json_object_get(doc, "depends"), i, item)
-    {
-        struct fm_dependency ignored;
-        const char *text = json_string_value(item); /* else the record's reader complains */
-        if (text && fm_dependency_parse(text, &ignored, err) < 0)
-            return fm_error_result(err);
-    }
-    return 0;
+    json_t *list = json_array();
+    for (size_t i = 0; i < v->count; i++)
+        json_array_append_new(list, json_string(v->items[i]));
+    return list;
 }
 
-static int parse_short_forms(json_t *doc, struct fm_error *err)
+json_t *fm_lifecycle_describe(struct fm_components *p, const struct fm_container *c,
+                              const char *status, json_int_t pid)
 {
-    json_t *health = json_object_get(doc, "health");
-    if (json_is_string(health)) {
-        struct fm_health h = {0};
-        int rc = fm_health_parse(json_string_value(health), &h, err);
-        if (rc < 0)
-            return rc;
-        json_object_set_new(doc, "health",
-                            json_pack("{s:s, s:s, s:i, s:I, s:I}", "kind", h.kind, "target",
-                                      h.target, "attempts", h.attempts, "interval_ms",
-                                      (json_int_t)h.interval_ms, "timeout_ms",
-                                      (json_int_t)h.timeout_ms));
-        free(h.kind);
-        free(h.target);
-    }
-    json_t *volumes = json_object_get(doc, "volumes"), *item;
-    size_t i;
-    json_array_foreach(volumes, i, item)
-    {
-        struct fm_volume v = {0};
-        if (!json_is_string(item))
-            continue;
-        int rc = fm_volume_parse(json_string_value(item), &v, err);
-        if (rc < 0)
-            return rc;
-        json_array_set_new(volumes, i,
-                           json_pack("{s:s, s:s, s:b, s:b}", "source", v.source, "target", v.target,
-                                     "read_only", (int)v.read_only, "shared", (int)v.shared));
-        free(v.source);
-        free(v.target);
-    }
-    return 0;
+    char created[32];
+    const char *network = c->network ? c->network : FM_NETWORK_DEFAULT;
+    return json_pack(
+        "{s:s, s:s, s:b, s:s, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:o, s:o, s:o, s:s, s:s}", "name",
+        c->name, "runtime", c->runtime ? c->runtime : p->runtime.ops->name, "found", (int)c->found,
+        "state", status, "pid", pid, "image", c->image, "network", c->ip ? network : NULL, "ip",
+        c->ip, "ip6", c->ip6, "mac", c->mac, "publish", strings(&c->publish), "command",
+        strings(&c->command), "labels", c->labels ? json_incref(c->labels) : json_object(),
+        "created", fm_format_time(c->created_us, created, sizeof(created)), "host", p->host);
 }
 
-static void prefer(struct fm_strv *target, const json_t *list)
+void fm_lifecycle_add_strings(struct fm_strv *target, const json_t *list)
 {
     size_t i;
     json_t *item;
     json_array_foreach(list, i, item) if (json_is_string(item))
         fm_strv_add(target, json_string_value(item));
 }
-
-/* What the request leaves open comes from the image, as with every OCI engine. */
-static void apply_image(struct fm_container *c, const struct fm_image *image)
-{
-    const json_t *config = image->config;
-    free(c->image);
-    c->image = fm_xstrdup(image->name);
-    fm_strv_free(&c->layers);
-    fm_strv_add_all(&c->layers, (const char *const *)image->layers.items);
-    struct fm_strv command = {0}, env = {0};
-    prefer(&command, json_object_get(config, "Entrypoint"));
-    if (c->command.count)
-        fm_strv_add_all(&command, (const char *const *)c->command.items);
-    else
-        prefer(&command, json_object_get(config, "Cmd"));
-    prefer(&env, json_object_get(config, "Env"));
-    if (c->env.count)
-        fm_strv_add_all(&env, (const char *const *)c->env.items);
-    fm_strv_free(&c->command);
-    fm_strv_free(&c->env);
-    c->command = command;
-    c->env = env;
-    const char *cwd = json_string_value(json_object_get(config, "WorkingDir"));
-    const char *user = json_string_value(json_object_get(config, "User"));
-    if (!c->cwd && cwd && *cwd)
-        c->cwd = fm_xstrdup(cwd);
-    if (!c->user && user && *user)
-        c->user = fm_xstrdup(user);
-}
-
-static struct fm_container *new_container(struct fm_components *p, const json_t *request,
-                                          struct fm_error *err)
-{
-    json_auto_t *doc = json_deep_copy(request);
-    if (parse_short_forms(doc, err) < 0 || check_dependencies(doc, err) < 0)
-        return NULL;
-    const char *image_path = json_string_value(json_object_get(doc, "image"));
-    if (!image_path) {
-        fm_error_set(err, FM_E_INVALID,
-                     "a container needs an image: name a directory, an OCI layout or a tar");
-        return NULL;
-    }
-    fm_autofree char *image_name = fm_xstrdup(image_path);
-    /* People leave the prefix length to the network: it is completed in run(). */
-    fm_autofree char *ip = fm_xstrdup(json_string_value(json_object_get(doc, "ip")));
-    json_object_del(doc, "image");
-    json_object_del(doc, "ip");
-    json_object_set_new(doc, "runtime", json_string(p->runtime.ops->name));
-    fm_autocontainer struct fm_container *c = fm_container_from_json(doc, err);
-    if (!c)
-        return NULL;
-    struct fm_image image = {0};
-    if (fm_image_import(p->images, image_name, NULL, &image, err) < 0)
-        return NULL;
-    apply_image(c, &image);
-    fm_image_clear(&image);
-    if (!c->command.count) {
-        fm_error_set(err, FM_E_INVALID,
-                     "container '%s' has no command: the image names none, give one after --",
-                     c->name);
-        return NULL;
-    }
-    c->created_us = fm_realtime_us();
-    c->ip = FM_MOVE(ip);
-    return FM_MOVE(c);
-}
-
-/* Undoes what run had made; the first error is the one that counts. */
-static void undo_run(struct fm_components *p, const struct fm_container *c,
-                     const struct fm_endpoint *endpoint, bool has_endpoint)
-{
-    struct fm_bundle bundle;
-    fm_bundle_paths(&p->bundles, c->name, &bundle);
-    p->runtime.ops->remove(p->runtime.ctx, c->name, NULL);
-    if (has_endpoint)
-        p->network.ops->unstage(p->network.ctx, endpoint, NULL);
-    fm_bundle_remove(&bundle, NULL);
-    p->store.ops->remove(p->store.ctx, "container", c->name, NULL);
-}
-
-static int start(struct fm_components *p, struct fm_container *c,
-                 const struct fm_endpoint *endpoint, bool has_endpoint, struct fm_error *err)
-{
-    fm_cleanup(fm_strv_free) struct fm_strv lower = {0};
-    struct fm_bundle bundle;
-    fm_bundle_paths(&p->bundles, c->name, &bundle);
-    int rc = fm_lifecycle_layer_dirs(p, c, &lower, err);
-    if (rc == 0 && has_endpoint)
-        rc = p->network.ops->stage(p->network.ctx, endpoint, true, err);
-    if (rc == 0)
-        rc = fm_bundle_create(&p->bundles, c, &lower, has_endpoint ? endpoint->netns : NULL, err);
-    if (rc == 0)
-        rc = save(p, c, err); /* with the configuration that the bundle was given */
-    struct fm_runtime_run run = {
-        .id = c->name, .bundle = bundle.bundle, .log_path = bundle.log, .exit_path = bundle.exit};
-    if (rc == 0)
-        rc = p->runtime.ops->run(p->runtime.ctx, &run, err);
-    if (rc == 0 && has_endpoint)
-        rc = p->network.ops->activate(p->network.ctx, endpoint, err);
-    return rc;
-}
-
-static json_t *describe(struct fm_components *p, const struct fm_container *c, const char *status,
-                        json_int_t pid)
-{
-    char created[32];
-    json_t *command = json_array();
-    for (size_t i = 0; i < c->command.count; i++)
-        json_array_append_new(command, json_string(c->command.items[i]));
-    return json_pack("{s:s, s:s, s:b, s:s, s:I, s:s?, s:s?, s:s?, s:o, s:o, s:s, s:s}", "name",
-                     c->name, "runtime", c->runtime ? c->runtime : p->runtime.ops->name, "found",
-                     (int)c->found, "state", status, "pid", pid, "image", c->image, "ip", c->ip,
-                     "mac", c->mac, "command", command, "labels",
-                     c->labels ? json_incref(c->labels) : json_object(), "created",
-                     fm_format_time(c->created_us, created, sizeof(created)), "host", p->host);
-}
-
-/* Neither registry nor runtime know the name; one that cannot be asked is no proof. */
-static int check_unused(struct fm_components *p, const char *name, struct fm_error *err)
-{
-    struct fm_runtime_state state;
-    struct fm_error in_registry = {0}, in_runtime = {0};
-    fm_autocontainer struct fm_container *before = load(p, name, &in_registry);
-    if (before || p->runtime.ops->state(p->runtime.ctx, name, &state, &in_runtime) == 0)
-        return fm_error_set(err, FM_E_EXISTS,
-                            "container '%s' already exists: remove it or choose another name",
-                            name);
-    if (in_registry.code != FM_E_NOT_FOUND)
-        return fm_error_set(err, in_registry.code, "%s", in_registry.text);
-    if (in_runtime.code != FM_E_NOT_FOUND)
-        return fm_error_set(err, in_runtime.code, "%s", in_runtime.text);
-    return 0;
-}
-
-/* Address, MAC and gateway as the fabric completes them. */
-static int complete_address(struct fm_components *p, struct fm_container *c,
-                            struct fm_endpoint *endpoint, struct fm_error *err)
-{
-    if (!c->ip)
-        return 0;
-    int rc = fm_lifecycle_endpoint(p, c, endpoint, err);
-    if (rc < 0)
-        return rc;
-    free(c->ip);
-    free(c->mac);
-    free(c->gateway);
-    c->ip = fm_xstrdup(endpoint->ip);
-    c->mac = fm_xstrdup(endpoint->mac);
-    c->gateway = *endpoint->gateway ? fm_xstrdup(endpoint->gateway) : NULL;
-    return 0;
-}
-
-/* The image is imported and the record written before anybody may prune the layers. */
-static struct fm_container *enter_container(struct fm_components *p, const json_t *request,
-                                            struct fm_endpoint *endpoint, struct fm_error *err)
-{
-    pthread_mutex_lock(&p->images_lock);
-    struct fm_container *c = new_container(p, request, err);
-    int rc = c ? check_unused(p, c->name, err) : fm_error_result(err);
-    if (rc == 0)
-        rc = complete_address(p, c, endpoint, err);
-    if (rc == 0 && (rc = save(p, c, err)) < 0)
-        p->store.ops->remove(p->store.ctx, "container", c->name, &(struct fm_error){0});
-    pthread_mutex_unlock(&p->images_lock);
-    if (rc == 0)
-        return c;
-    fm_container_free(c);
-    return NULL;
-}
-
-json_t *fm_lifecycle_run(struct fm_components *p, const json_t *request, struct fm_error *err)
-{
-    struct fm_endpoint endpoint;
-    fm_autocontainer struct fm_container *c = enter_container(p, request, &endpoint, err);
-    if (!c)
-        return NULL;
-    bool has_endpoint = c->ip != NULL;
-    if (start(p, c, &endpoint, has_endpoint, err) < 0) {
-        undo_run(p, c, &endpoint, has_endpoint);
-        return NULL;
-    }
-    fm_info(FM_CONTAINER_MANAGER, "Container %s runs.", c->name);
-    json_t *doc = fm_lifecycle_show(p, c->name, &(struct fm_error){0});
-    return doc ? doc : describe(p, c, "running", 0);
-}
-
-/* --- list, show, log --- */
 
 /* The runtime's entry for a name in its own list. */
 static const json_t *running_entry(const json_t *list, const char *name)
@@ -431,7 +227,8 @@ json_t *fm_lifecycle_list(struct fm_components *p, struct fm_error *err)
         const char *status =
             entry ? json_string_value(json_object_get(entry, "status")) : "stopped";
         json_array_append_new(
-            list, describe(p, c, status, json_integer_value(json_object_get(entry, "pid"))));
+            list,
+            fm_lifecycle_describe(p, c, status, json_integer_value(json_object_get(entry, "pid"))));
     }
     json_array_foreach(running, i, doc)
     {
@@ -451,12 +248,12 @@ json_t *fm_lifecycle_show(struct fm_components *p, const char *name, struct fm_e
     bool has_endpoint;
     if (fm_lifecycle_resolve(p, name, &c, &endpoint, &has_endpoint, &state, err) < 0)
         return NULL;
-    return c ? describe(p, c, state.status, state.init_pid) : NULL;
+    return c ? fm_lifecycle_describe(p, c, state.status, state.init_pid) : NULL;
 }
 
 char *fm_lifecycle_log(struct fm_components *p, const char *name, struct fm_error *err)
 {
-    fm_autocontainer struct fm_container *c = load(p, name, err);
+    fm_autocontainer struct fm_container *c = fm_lifecycle_load(p, name, err);
     struct fm_bundle bundle;
     if (!c)
         return NULL;
@@ -490,7 +287,7 @@ json_t *fm_lifecycle_exec(struct fm_components *p, const char *name, const json_
                           struct fm_error *err)
 {
     fm_cleanup(fm_strv_free) struct fm_strv argv = {0};
-    prefer(&argv, json_object_get(request, "command"));
+    fm_lifecycle_add_strings(&argv, json_object_get(request, "command"));
     if (!argv.count) {
         fm_error_set(err, FM_E_INVALID, "exec needs a command");
         return NULL;
@@ -568,6 +365,8 @@ int fm_lifecycle_remove(struct fm_components *p, const char *name, bool force, s
         rc = fm_bundle_remove(&bundle, err);
     if (rc == 0)
         rc = p->store.ops->remove(p->store.ctx, "container", name, err);
+    if (rc == 0)
+        fm_lease_release(p, c);
     if (rc == 0)
         fm_lifecycle_prune_layers(p, &(struct fm_error){0});
     return rc;

@@ -16,6 +16,7 @@
 #include "migration/hosts.h"
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
+#include "migration/networks.h"
 #include "migration/peer.h"
 #include "migration/preflight.h"
 #include "wire/connection.h"
@@ -126,6 +127,12 @@ bool fm_manager_is_busy(struct fm_manager *m, const char *name, struct fm_error 
         fm_error_set(err, FM_E_REFUSED,
                      "container '%s' is being migrated: cancel the migration first", name);
     return busy;
+}
+
+static void *serve_networks(void *arg)
+{
+    fm_networks_serve(arg);
+    return NULL;
 }
 
 /* Ends migrations whose time is up. */
@@ -327,10 +334,17 @@ static int open_network(struct fm_manager *m, struct fm_error *err)
                                       .subnet = c->subnet,
                                       .gateway = c->gateway,
                                       .mtu = c->mtu};
+    struct fm_network_spec standard = {
+        .name = FM_NETWORK_DEFAULT, .mode = FM_NETWORK_OVERLAY, .vni = c->vni, .mtu = c->mtu};
+    snprintf(standard.subnet, sizeof(standard.subnet), "%s", c->subnet ? c->subnet : "");
+    snprintf(standard.gateway, sizeof(standard.gateway), "%s", c->gateway ? c->gateway : "");
+    m->parts.networks = fm_networks_new(&standard);
     int rc = fm_fabric_open(&fabric, &m->parts.network, err);
-    if (rc == 0)
-        fm_manager_connect_fabric(m);
-    return rc;
+    if (rc < 0)
+        return rc;
+    fm_manager_connect_fabric(m);
+    fm_networks_define(&m->parts);
+    return 0;
 }
 
 static int open_wire(struct fm_manager *m, struct fm_error *err)
@@ -437,6 +451,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     }
     json_decref(host_facts(m, NULL)); /* slow the first time: not in somebody's migration */
     m->watching = pthread_create(&m->watch, NULL, watch_deadlines, m) == 0;
+    m->is_networking = pthread_create(&m->networking, NULL, serve_networks, p) == 0;
     m->ready = true;
     return m;
 }
@@ -457,12 +472,17 @@ void fm_manager_close(struct fm_manager *m)
     pthread_mutex_unlock(&m->lock);
     if (m->watching)
         pthread_join(m->watch, NULL);
+    if (m->is_networking) {
+        fm_networks_stop(&m->parts);
+        pthread_join(m->networking, NULL);
+    }
     if (m->listener)
         fm_listener_stop(m->listener);
     struct fm_components *p = &m->parts;
     fm_incoming_table_free(m->incoming);
     if (p->runtime.ops)
         fm_runtime_runc_close(&p->runtime);
+    fm_networks_free(p->networks);
     if (p->network.ops)
         fm_fabric_close(&p->network, false);
     if (p->memory.ops)

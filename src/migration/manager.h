@@ -67,10 +67,10 @@ int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_
 
 /* --- containers --- */
 /* Body:
- * {"name","image","command":[],"env":[],"cwd","user","ip","mac","memory_bytes","volumes":["SRC:DST[:ro][:shared]"],"health":"…"|{…},
+ * {"name","image","command":[],"env":[],"cwd","user","network","ip","ip6","mac","publish":["8080:80/tcp"],"memory_bytes","volumes":["SRC:DST[:ro][:shared]"],"health":"…"|{…},
  *  "depends":["URL,TIME"],"labels":{}}. `image` is a path on this host (directory, OCI layout, tar)
  * or the name of an imported image. Returns the container's document:
- * {"name","runtime","found":bool,"state","pid","image","ip","mac","command":[],"labels":{},"created","host","migration"?}.
+ * {"name","runtime","found":bool,"state","pid","image","network","ip","ip6","mac","publish":[],"command":[],"labels":{},"created","host","migration"?}.
  */
 json_t *fm_manager_container_run(struct fm_manager *m, const json_t *request, struct fm_error *err);
 json_t *fm_manager_container_list(struct fm_manager *m, struct fm_error *err);
@@ -103,6 +103,24 @@ json_t *fm_manager_host_add(struct fm_manager *m, const json_t *request, struct 
 int fm_manager_host_remove(struct fm_manager *m, const char *name, struct fm_error *err);
 int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned,
                            struct fm_error *err);
+
+/* --- networks --- */
+/* {"name","mode","subnet","gateway","subnet6","gateway6","vni","mtu","parent","containers":n};
+ * texts are "" and numbers 0 when there is none. */
+json_t *fm_manager_network_list(struct fm_manager *m, struct fm_error *err);
+/* With
+ * "leases":[{"network","ip","ip6","mac","owner","host","publish":[],"updated_us","updated_by"}].
+ */
+json_t *fm_manager_network_show(struct fm_manager *m, const char *name, struct fm_error *err);
+/* Body: the fields of the list, name and subnet at least. "warnings" is what did not work on other
+ * hosts. */
+json_t *fm_manager_network_create(struct fm_manager *m, const json_t *request,
+                                  struct fm_error *err);
+int fm_manager_network_remove(struct fm_manager *m, const char *name, struct fm_error *err);
+/* {"ok":bool,"differences":["…"],"checked":["registry","kernel"]} */
+json_t *fm_manager_network_verify(struct fm_manager *m, struct fm_error *err);
+/* {"ok":bool,"applied":n,"problems":["…"]} */
+json_t *fm_manager_network_repair(struct fm_manager *m, struct fm_error *err);
 
 /* --- events --- */
 /* Calls fn (from the migrations' threads, must be quick) for each event until unsubscribed:

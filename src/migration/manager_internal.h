@@ -44,6 +44,8 @@ struct fm_manager {
     bool closing, ready;
     pthread_t watch; /* looks after deadlines */
     bool watching;
+    pthread_t networking; /* tells other hosts of networks and leases */
+    bool is_networking;
 };
 
 /* FM_E_REFUSED when the container is being migrated just now. */

@@ -3,6 +3,7 @@
 
 #include "migration/hosts.h"
 #include "migration/lifecycle.h"
+#include "migration/networks.h"
 
 /* A container that is on its way here is not one of this host yet, and its name is taken. */
 static bool is_coming(struct fm_manager *m, const char *name, struct fm_error *err)
@@ -89,6 +90,36 @@ int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned
                            struct fm_error *err)
 {
     return fm_hosts_cordon(&m->parts, name, cordoned, err);
+}
+
+json_t *fm_manager_network_list(struct fm_manager *m, struct fm_error *err)
+{
+    return fm_networks_list(&m->parts, err);
+}
+
+json_t *fm_manager_network_show(struct fm_manager *m, const char *name, struct fm_error *err)
+{
+    return fm_networks_show(&m->parts, name, err);
+}
+
+json_t *fm_manager_network_create(struct fm_manager *m, const json_t *request, struct fm_error *err)
+{
+    return fm_networks_create(&m->parts, request, err);
+}
+
+int fm_manager_network_remove(struct fm_manager *m, const char *name, struct fm_error *err)
+{
+    return fm_networks_remove(&m->parts, name, err);
+}
+
+json_t *fm_manager_network_verify(struct fm_manager *m, struct fm_error *err)
+{
+    return fm_networks_verify(&m->parts, err);
+}
+
+json_t *fm_manager_network_repair(struct fm_manager *m, struct fm_error *err)
+{
+    return fm_networks_repair(&m->parts, err);
 }
 
 int fm_manager_subscribe(struct fm_manager *m, fm_event_fn fn, void *ctx)

@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/leases.h"
 #include "wire/frame.h"
 
 #define ANNOUNCE_TIMEOUT_MS 2000
@@ -29,15 +30,15 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err)
 }
 
 /* Those that cannot be reached hear the gratuitous ARP. */
-static void tell_host(struct fm_migration *m, const struct fm_host *host)
+static void tell_host(struct fm_migration *m, const struct fm_host *host, json_t *lease)
 {
     const struct fm_links *links = &m->parts->links;
     struct fm_link *link = links->ops->open(links->ctx, host, 0, ANNOUNCE_TIMEOUT_MS, NULL);
     if (!link)
         return;
     json_auto_t *body =
-        json_pack("{s:s, s:s, s:s, s:s}", "op", "set", "network", m->endpoint.network, "mac",
-                  m->endpoint.mac, "host", m->destination.address);
+        json_pack("{s:s, s:s, s:s, s:s, s:O*}", "op", "set", "network", m->endpoint.network, "mac",
+                  m->endpoint.mac, "host", m->destination.address, "lease", lease);
     json_decref(links->ops->call(link, FM_FRAME_FABRIC, body, ANNOUNCE_TIMEOUT_MS, NULL));
     links->ops->close(link);
 }
@@ -46,6 +47,11 @@ static void tell_host(struct fm_migration *m, const struct fm_host *host)
 static void announce(struct fm_migration *m)
 {
     const struct fm_store *store = &m->parts->store;
+    struct fm_error err = {0};
+    json_t *moved = NULL;
+    if (fm_lease_move(m->parts, m->container, m->destination.name, &moved, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
+    json_auto_t *lease = moved;
     json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
     size_t i;
     json_t *doc;
@@ -54,7 +60,7 @@ static void announce(struct fm_migration *m)
         struct fm_host host;
         if (fm_host_from_json(doc, &host, NULL) == 0 && !fm_streq(host.name, m->parts->host) &&
             !fm_streq(host.name, m->destination.name))
-            tell_host(m, &host);
+            tell_host(m, &host, lease);
     }
 }
 

@@ -67,13 +67,13 @@ struct fm_migration_options {
     uint64_t delta_cache_bytes;   /* of pages sent before, on the source; 32 MiB; 0: no deltas */
     enum fm_compression compress; /* AUTO */
     enum fm_on_no_convergence on_no_convergence; /* DEFAULT */
-    char new_network[64]; /* another network than it is in, or "" */
+    char new_network[64];                        /* another network than it is in, or "" */
     char new_address[64]; /* another address than it has, or ""; "auto": one that is free. Its TCP
                              connections end then, and DNS follows */
-    bool auto_converge;              /* throttle a container that writes faster than pages travel */
-    uint64_t timeout_ms;             /* whole migration up to the commit; 300 s */
-    uint64_t preparation_timeout_ms; /* 120 s */
-    uint64_t execution_timeout_ms;   /* 60 s: freeze to commit; rolled back after it */
+    bool auto_converge;   /* throttle a container that writes faster than pages travel */
+    uint64_t timeout_ms;  /* whole migration up to the commit; 300 s */
+    uint64_t preparation_timeout_ms;  /* 120 s */
+    uint64_t execution_timeout_ms;    /* 60 s: freeze to commit; rolled back after it */
     uint64_t verification_timeout_ms; /* 30 s */
     bool dry_run;                     /* PENDING and PLANNING only */
 };

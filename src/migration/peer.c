@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/networks.h"
+#include "migration/replica.h"
 
 #define PROTOCOL_VERSION 1
 /* Between two frames of a migration lie a queue of layers or a slow dump, not more. */
@@ -40,8 +42,11 @@ static json_t *decision_of(struct fm_components *p, const char *id, struct fm_er
     return json_pack("{s:s, s:b}", "decision", text, "final", (int)(final && !attention));
 }
 
-static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_error *err)
+/* A lease that has moved comes along with the way to where it is now. */
+static json_t *set_remote(struct fm_components *p, const json_t *body, struct fm_error *err)
 {
+    const json_t *lease = json_object_get(body, "lease");
+    struct fm_error e = {0};
     const char *mac = json_string_value(json_object_get(body, "mac"));
     const char *host = json_string_value(json_object_get(body, "host"));
     const char *network = json_string_value(json_object_get(body, "network"));
@@ -49,9 +54,21 @@ static json_t *fabric(struct fm_components *p, const json_t *body, struct fm_err
         fm_error_set(err, FM_E_PROTOCOL, "FABRIC without network, mac or host");
         return NULL;
     }
-    if (fm_streq(host, p->advertise))
-        return json_object();
-    return done(p->network.ops->set_remote(p->network.ctx, network, mac, host, err));
+    int rc = fm_streq(host, p->advertise)
+                 ? 0
+                 : p->network.ops->set_remote(p->network.ctx, network, mac, host, err);
+    if (p->networks && lease && fm_replica_learn(p, FM_KIND_LEASE, lease, NULL, &e) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "A lease that has moved: %s.", e.text);
+    return done(rc);
+}
+
+static json_t *fabric(struct fm_conversation *v, const json_t *body, struct fm_error *err)
+{
+    struct fm_components *p = v->service->parts;
+    const char *op = json_string_value(json_object_get(body, "op"));
+    if (!op || fm_streq(op, "set"))
+        return set_remote(p, body, err);
+    return fm_networks_answer(p, v->peer, op, body, err);
 }
 
 static json_t *verify(struct fm_incoming *in, const json_t *body, struct fm_error *err)
@@ -172,7 +189,7 @@ json_t *fm_peer_answer(struct fm_conversation *v, enum fm_frame_type type, const
     case FM_FRAME_DECISION:
         return decision_of(s->parts, json_string_value(json_object_get(body, "migration")), err);
     case FM_FRAME_FABRIC:
-        return fabric(s->parts, body, err);
+        return fabric(v, body, err);
     case FM_FRAME_CHECK:
         return fm_incoming_check(s->incoming, body, err);
     case FM_FRAME_PREPARE:
@@ -295,6 +312,7 @@ void fm_peer_serve(const struct fm_peer_service *service, struct fm_connection *
         fm_warn(FM_MIGRATION_MANAGER, "A host's greeting failed: %s.", err.text);
         return;
     }
+    fm_networks_heard(service->parts, v.peer);
     struct fm_frame frame;
     int rc;
     for (;;) {

@@ -451,6 +451,18 @@ static void compare_names(struct comparison *c)
         passed(c, "address", "the address %s is free on %s", c->container->ip, destination_name(c));
 }
 
+static void compare_network(struct comparison *c)
+{
+    const char *why = text(c->state, "network");
+
+    if (!c->container->ip)
+        return;
+    if (*why)
+        failed(c, "network", "", "on %s: %s", destination_name(c), why);
+    else
+        passed(c, "network", "its network can be on %s", destination_name(c));
+}
+
 static void compare_missing(struct comparison *c)
 {
     const json_t *sources = json_object_get(c->state, "missing_sources");
@@ -512,6 +524,7 @@ json_t *fm_preflight_compare(const struct fm_container *container, const json_t 
 
     compare_policy(&c);
     compare_names(&c);
+    compare_network(&c);
     compare_architecture(&c);
     compare_cpu_features(&c);
     compare_xsave(&c);

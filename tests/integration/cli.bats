@@ -203,6 +203,36 @@ one_error_line() {
     run -3 fleximigrate host show host-c
 }
 
+@test "networks" {
+    run -0 fleximigrate network list
+    [[ ${lines[0]} == NAME*MODE*SUBNET*GATEWAY*VNI*PARENT*CONTAINERS ]]
+    [[ ${lines[1]} == default*overlay*10.88.0.0/16*10.88.0.1*4096*-*1 ]]
+    run -0 fleximigrate network show default
+    [[ $output == *"ADDRESS"*"10.88.0.5"*"redis"*"8080:80/tcp"* ]]
+    run -0 fleximigrate network create shop --subnet 10.89.0.0/24 --vni 77 --mode overlay
+    [ "$output" = "created network 'shop'" ]
+    run -0 fleximigrate --json network show shop
+    [ "$(jq -cS . <<<"$output")" = '{"mode":"overlay","name":"shop","subnet":"10.89.0.0/24","vni":77}' ]
+    run -1 --separate-stderr fleximigrate network create shop --subnet 10.89.0.0/24
+    [[ $stderr == "fleximigrate: network 'shop' exists already" ]]
+    run -0 fleximigrate network verify
+    [ "$output" = "the kernel has what the registry says" ]
+    run -0 fleximigrate network create broken --subnet 10.90.0.0/24
+    run -1 fleximigrate network verify
+    [ "$output" = "network 'broken' is not in the kernel" ]
+    run -1 fleximigrate --json network verify
+    [ "$(jq .ok <<<"$output")" = false ]
+    run -0 fleximigrate network repair
+    [ "$output" = "this host is as the registry says" ]
+    run -0 fleximigrate network remove broken
+    run -0 fleximigrate network remove shop
+    [ "$output" = "removed network 'shop'" ]
+    run -3 --separate-stderr fleximigrate network show shop
+    run -4 --separate-stderr fleximigrate network remove default
+    run -2 --separate-stderr fleximigrate network create shop
+    run -2 --separate-stderr fleximigrate network create shop --subnet 10.89.0.0/24 --vni x
+}
+
 @test "over TLS: roles and certificates" {
     run -0 remote alice host cordon host-b
     run -0 remote alice host uncordon host-b

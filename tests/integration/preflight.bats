@@ -96,9 +96,14 @@ assert_finds()
     [ "$(identity_of b web)" = "$other" ]
 }
 
+# Only hosts that do not hear each other give an address away twice.
 @test "the address is taken on the destination" {
+    daemon_stop b
     run_ticker a web --ip 10.88.0.5
+    daemon_stop a
+    daemon_start b 3>&- 4>&-
     run_ticker b other --ip 10.88.0.5
+    daemon_start a 3>&- 4>&-
     assert_finds web address 10.88.0.5 "remove what uses it"
 }
 

@@ -18,7 +18,7 @@ struct fm_manager {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     char *host, *run_dir;
-    json_t *hosts, *containers, *migrations; /* objects by name or id */
+    json_t *hosts, *containers, *migrations, *networks; /* objects by name or id */
     struct {
         fm_event_fn fn;
         void *ctx;
@@ -66,6 +66,11 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     m->hosts = json_object();
     m->containers = json_object();
     m->migrations = json_object();
+    m->networks = json_pack(
+        "{s:{s:s, s:s, s:s, s:s, s:i, s:s, s:i, s:[{s:s, s:s, s:s, s:s, s:[s]}]}}", "default",
+        "name", "default", "mode", "overlay", "subnet", "10.88.0.0/16", "gateway", "10.88.0.1",
+        "vni", 4096, "parent", "", "containers", 1, "leases", "ip", "10.88.0.5", "mac",
+        "02:fd:0a:58:00:05", "owner", "redis", "host", m->host, "publish", "8080:80/tcp");
     m->ready = true;
     add_host(m, config->host, "online", true);
     add_host(m, "host-b", "online", false);
@@ -90,6 +95,7 @@ void fm_manager_close(struct fm_manager *m)
     json_decref(m->hosts);
     json_decref(m->containers);
     json_decref(m->migrations);
+    json_decref(m->networks);
     pthread_mutex_destroy(&m->lock);
     pthread_mutex_destroy(&m->publishing);
     pthread_cond_destroy(&m->changed);
@@ -541,4 +547,67 @@ int fm_manager_host_cordon(struct fm_manager *m, const char *name, bool cordoned
                            struct fm_error *err)
 {
     return set(m, m->hosts, name, "cordoned", json_boolean(cordoned), err);
+}
+
+/* --- networks --- */
+
+json_t *fm_manager_network_list(struct fm_manager *m, struct fm_error *err)
+{
+    (void)err;
+    return copy_all(m, m->networks);
+}
+
+json_t *fm_manager_network_show(struct fm_manager *m, const char *name, struct fm_error *err)
+{
+    return copy(m, m->networks, name, "network", err);
+}
+
+json_t *fm_manager_network_create(struct fm_manager *m, const json_t *request, struct fm_error *err)
+{
+    const char *name = json_string_value(json_object_get(request, "name"));
+    bool exists;
+
+    if (!name) {
+        fm_error_set(err, FM_E_INVALID, "a network needs a name");
+        return NULL;
+    }
+    pthread_mutex_lock(&m->lock);
+    exists = json_object_get(m->networks, name) != NULL;
+    if (!exists)
+        json_object_set_new(m->networks, name, json_deep_copy(request));
+    pthread_mutex_unlock(&m->lock);
+    if (!exists)
+        return json_deep_copy(request);
+    fm_error_set(err, FM_E_EXISTS, "network '%s' exists already", name);
+    return NULL;
+}
+
+int fm_manager_network_remove(struct fm_manager *m, const char *name, struct fm_error *err)
+{
+    if (fm_streq(name, "default"))
+        return fm_error_set(err, FM_E_REFUSED, "the network 'default' cannot be removed");
+    return drop(m, m->networks, name, "network", err);
+}
+
+/* Differs as long as there is a network called "broken". */
+json_t *fm_manager_network_verify(struct fm_manager *m, struct fm_error *err)
+{
+    bool broken;
+
+    (void)err;
+    pthread_mutex_lock(&m->lock);
+    broken = json_object_get(m->networks, "broken") != NULL;
+    pthread_mutex_unlock(&m->lock);
+    return broken
+               ? json_pack("{s:b, s:[s], s:[s,s]}", "ok", 0, "differences",
+                           "network 'broken' is not in the kernel", "checked", "registry", "kernel")
+               : json_pack("{s:b, s:[], s:[s,s]}", "ok", 1, "differences", "checked", "registry",
+                           "kernel");
+}
+
+json_t *fm_manager_network_repair(struct fm_manager *m, struct fm_error *err)
+{
+    (void)m;
+    (void)err;
+    return json_pack("{s:b, s:i, s:[]}", "ok", 1, "applied", 3, "problems");
 }

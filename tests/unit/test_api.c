@@ -295,6 +295,46 @@ static void codes_survive_the_way(void **state)
         -FM_E_INVALID);
 }
 
+static void networks_are_made_shown_verified_and_removed(void **state)
+{
+    json_auto_t *shop = json_pack("{s:s, s:s}", "name", "shop", "subnet", "10.89.0.0/24");
+    json_auto_t *list = NULL;
+    json_auto_t *show = NULL;
+    json_auto_t *verdict = NULL;
+    json_auto_t *repaired = NULL;
+    struct fm_error err;
+
+    (void)state;
+    assert_int_equal(api_host_request(&host, "victor", "GET", "/v1/networks", NULL, &list, &err),
+                     0);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "name")),
+                        "default");
+    assert_int_equal(api_host_request(&host, "victor", "POST", "/v1/networks", shop, NULL, &err),
+                     -FM_E_AUTH);
+    assert_int_equal(api_host_request(&host, NULL, "POST", "/v1/networks", shop, NULL, &err), 0);
+    assert_int_equal(api_host_request(&host, NULL, "POST", "/v1/networks", shop, NULL, &err),
+                     -FM_E_EXISTS);
+    assert_int_equal(api_host_request(&host, NULL, "GET", "/v1/networks/shop", NULL, &show, &err),
+                     0);
+    assert_string_equal(json_string_value(json_object_get(show, "subnet")), "10.89.0.0/24");
+    assert_int_equal(
+        api_host_request(&host, "victor", "GET", "/v1/networks/verify", NULL, &verdict, &err), 0);
+    assert_true(json_is_true(json_object_get(verdict, "ok")));
+    assert_int_equal(
+        api_host_request(&host, "victor", "POST", "/v1/networks/repair", NULL, NULL, &err),
+        -FM_E_AUTH);
+    assert_int_equal(
+        api_host_request(&host, NULL, "POST", "/v1/networks/repair", NULL, &repaired, &err), 0);
+    assert_int_equal(json_integer_value(json_object_get(repaired, "applied")), 3);
+    assert_int_equal(api_host_request(&host, NULL, "DELETE", "/v1/networks/shop", NULL, NULL, &err),
+                     0);
+    assert_int_equal(api_host_request(&host, NULL, "GET", "/v1/networks/shop", NULL, NULL, &err),
+                     -FM_E_NOT_FOUND);
+    assert_int_equal(
+        api_host_request(&host, NULL, "DELETE", "/v1/networks/default", NULL, NULL, &err),
+        -FM_E_REFUSED);
+}
+
 static void readiness_is_the_managers(void **state)
 {
     struct raw_request request = {.method = "GET", .path = "/readyz", .who = "victor"};
@@ -407,6 +447,7 @@ int main(void)
         cmocka_unit_test(unknown_paths_and_methods),
         cmocka_unit_test(bad_bodies),
         cmocka_unit_test(codes_survive_the_way),
+        cmocka_unit_test(networks_are_made_shown_verified_and_removed),
         cmocka_unit_test(readiness_is_the_managers),
         cmocka_unit_test(unreachable_daemon_is_explained),
         cmocka_unit_test(hosts_of_every_form),

@@ -28,14 +28,16 @@ static json_t *good_record(void)
 {
     return json_pack(
         "{s:s, s:s, s:b, s:s, s:[s], s:[s,s], s:[s], s:s, s:s, s:I, s:s, s:s, s:s,"
-        " s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, s:i}, s:[s], s:{s:s}, s:{s:s}, s:I}",
+        " s:s, s:s, s:s, s:[s, s], s:[{s:s, s:s, s:b, s:b}], s:{s:s, s:s, s:i, s:i, "
+        "s:i}, s:[s], s:{s:s}, s:{s:s}, s:I}",
         "name", "web-1", "runtime", "runc", "found", 0, "image", "nginx", "layers", LAYER,
         "command", "/bin/sh", "-c", "env", "A=b=c", "cwd", "/srv", "user", "33:34", "memory_bytes",
         (json_int_t)1 << 30, "ip", "10.88.0.5/24", "mac", "02:42:0a:58:00:05", "gateway",
-        "10.88.0.1", "volumes", "source", "/srv/data", "target", "/data", "read_only", 1, "shared",
-        0, "health", "kind", "tcp", "target", ":80", "attempts", 5, "interval_ms", 100,
-        "timeout_ms", 50, "depends", "tcp://10.88.0.9:5432,500ms", "labels", "tier", "front",
-        "config", "ociVersion", "1.0.2", "created_us", (json_int_t)12345);
+        "10.88.0.1", "network", "shop", "ip6", "fd00:88::5/64", "gateway6", "fd00:88::1", "publish",
+        "8080:80/tcp", "53:53/udp", "volumes", "source", "/srv/data", "target", "/data",
+        "read_only", 1, "shared", 0, "health", "kind", "tcp", "target", ":80", "attempts", 5,
+        "interval_ms", 100, "timeout_ms", 50, "depends", "tcp://10.88.0.9:5432,500ms", "labels",
+        "tier", "front", "config", "ociVersion", "1.0.2", "created_us", (json_int_t)12345);
 }
 
 static void test_round_trip(void **state)
@@ -113,6 +115,22 @@ static void test_hostile(void **state)
         {"mac", "\"02:42:0a:58:00\""},
         {"mac", "\"02-42-0a-58-00-05\""},
         {"gateway", "\"10.88.0.1/24\""},
+        {"gateway6", "\"10.88.0.1\""},
+        {"network", "7"},
+        {"network", "\"a b\""},
+        {"network", "\"a-name-of-thirty-two-characters-is\""},
+        {"ip6", "\"10.88.0.6/24\""},
+        {"ip6", "\"fd00::5\""},
+        {"publish", "\"80:80\""},
+        {"publish", "[80]"},
+        {"publish", "[\"80\"]"},
+        {"publish", "[\"80:\"]"},
+        {"publish", "[\"0:80\"]"},
+        {"publish", "[\"65536:80\"]"},
+        {"publish", "[\"80:80/sctp\"]"},
+        {"publish", "[\"80:80/tcp/udp\"]"},
+        {"publish", "[\"80:80:80\"]"},
+        {"publish", "[\"80:81\",\"80:82/tcp\"]"},
         {"volumes", "{}"},
         {"volumes", "[1]"},
         {"volumes", "[{\"target\":\"/x\"}]"},
@@ -238,6 +256,33 @@ static void test_health(void **state)
         if (fm_health_parse(bad[i], &h, &err) != -FM_E_USAGE)
             fail_msg("'%s' was taken", bad[i]);
         assert_null(h.kind);
+    }
+}
+
+static void test_publish(void **state)
+{
+    static const struct {
+        const char *text, *full;
+    } good[] = {
+        {"8080:80", "8080:80/tcp"}, {"1:65535/udp", "1:65535/udp"}, {"80:80/tcp", "80:80/tcp"}};
+    static const char *const bad[] = {"",        "80",     ":80",        "80:",      "0:80",
+                                      "80:0",    "80:80/", "80:80/TCP",  "80:65536", "-1:80",
+                                      "80:80:1", " 80:80", "80:80/tcp ", "a:b"};
+    (void)state;
+
+    for (size_t i = 0; i < FM_COUNT(good); i++) {
+        struct fm_publish publish;
+
+        assert_int_equal(fm_publish_parse(good[i].text, &publish, &err), 0);
+        fm_autofree char *text = fm_publish_format(&publish);
+        assert_string_equal(text, good[i].full);
+    }
+    for (size_t i = 0; i < FM_COUNT(bad); i++) {
+        struct fm_publish publish;
+
+        if (fm_publish_parse(bad[i], &publish, &err) == 0)
+            fail_msg("'%s' was taken", bad[i]);
+        assert_int_equal(err.code, FM_E_USAGE);
     }
 }
 
@@ -519,13 +564,13 @@ static void test_checks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_minimal),
-        cmocka_unit_test(test_hostile),          cmocka_unit_test(test_too_many),
-        cmocka_unit_test(test_health),           cmocka_unit_test(test_volume),
-        cmocka_unit_test(test_localise),         cmocka_unit_test(test_localise_limits),
-        cmocka_unit_test(test_localise_refuses), cmocka_unit_test(test_default_refuses),
-        cmocka_unit_test(test_discover),         cmocka_unit_test(test_log_errors),
-        cmocka_unit_test(test_checks),
+        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_minimal),
+        cmocka_unit_test(test_hostile),         cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_health),          cmocka_unit_test(test_volume),
+        cmocka_unit_test(test_publish),         cmocka_unit_test(test_localise),
+        cmocka_unit_test(test_localise_limits), cmocka_unit_test(test_localise_refuses),
+        cmocka_unit_test(test_default_refuses), cmocka_unit_test(test_discover),
+        cmocka_unit_test(test_log_errors),      cmocka_unit_test(test_checks),
     };
 
     return cmocka_run_group_tests_name("container", tests, NULL, NULL);

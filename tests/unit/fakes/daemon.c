@@ -11,6 +11,7 @@
 #include "fakes/world.h"
 #include "fakes/wrapped.h"
 #include "migration/incoming_internal.h"
+#include "migration/networks.h"
 
 #define SETTLE_ROUNDS 6
 #define IDLE_MAX 200
@@ -80,6 +81,8 @@ static void boot(struct host *h)
     p->slots_in = fm_slots_new(3);
     p->reservations = fm_reservations_new(h->name, 0);
     h->incoming = fm_incoming_table_new(p);
+    p->networks = fm_networks_new(&(struct fm_network_spec){
+        .name = FM_NETWORK_DEFAULT, .subnet = "10.88.0.0/16", .gateway = "10.88.0.1", .vni = 4096});
     h->peers = (struct fm_peer_service){.parts = p,
                                         .incoming = h->incoming,
                                         .give_back = give_back,
@@ -99,6 +102,7 @@ static void unboot(struct host *h)
         h->askers[i] = NULL;
     }
     fm_incoming_table_free(h->incoming);
+    fm_networks_free(h->parts.networks);
     fm_reservations_free(h->parts.reservations);
     fm_slots_free(h->parts.slots);
     fm_slots_free(h->parts.slots_in);
@@ -382,6 +386,7 @@ void world_add_container(struct host *h, const char *name)
     struct port *port = port_of(h, name);
     port_of(other_host(h), name);
     port->staged = port->active = true;
+    snprintf(port->ip, sizeof(port->ip), "%s", ip);
     world_check();
 }
 

@@ -19,7 +19,8 @@ struct fm_link {
 
 static bool is_cut(const struct fm_link *link)
 {
-    return link->broken || !link->to->up || link->to->incarnation != link->incarnation;
+    return link->broken || link->to->away || link->from->away || !link->to->up ||
+           link->to->incarnation != link->incarnation;
 }
 
 /* The other side notices. */
@@ -56,7 +57,7 @@ static struct fm_link *link_open(void *ctx, const struct fm_host *host, uint64_t
     struct host *to = fm_streq(host->name, HOST_A->name)   ? HOST_A
                       : fm_streq(host->name, HOST_B->name) ? HOST_B
                                                            : NULL;
-    if (!to || !to->up) {
+    if (!to || !to->up || to->away || from->away) {
         fm_error_set(err, FM_E_UNREACHABLE, "host '%s' is offline", host->name);
         return NULL;
     }

@@ -5,6 +5,8 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "fakes/world.h"
+#include "migration/leases.h"
+#include "migration/networks_internal.h"
 
 static char wrong[512];
 
@@ -108,6 +110,62 @@ static const char *notices_wrong(const char *name, const struct host *at)
     return NULL;
 }
 
+/* ---- leases ---- */
+
+void world_exchange(void)
+{
+    for (int i = 0; i < 4; i++) {
+        struct host *h = &world.hosts[i % 2];
+        struct on_host on = world_enter_host(h);
+
+        if (h->up) {
+            fm_networks_meet(&h->parts, NULL);
+            h->parts.networks->tidy_ms = 0;
+            fm_networks_pass(&h->parts);
+        }
+        world_leave_host(&on);
+    }
+}
+
+json_t *world_lease(struct host *h, const char *name)
+{
+    struct fm_components there = h->parts;
+    json_t *doc, *found = NULL;
+    size_t i;
+
+    there.store = h->store; /* past the gate */
+    json_auto_t *leases = fm_leases_list(&there, NULL, NULL);
+    json_array_foreach(leases, i, doc) if (fm_streq(world_field(doc, "owner"), name) && !found)
+        found = json_incref(doc);
+    return found;
+}
+
+static const char *lease_wrong(struct host *h, const char *name, const struct host *at)
+{
+    json_auto_t *lease = world_lease(h, name);
+
+    if (!lease)
+        return WRONG("%s knows no lease of it", h->name);
+    return fm_streq(world_field(lease, "host"), at->name)
+               ? NULL
+               : WRONG("%s thinks that its address is on %s", h->name, world_field(lease, "host"));
+}
+
+/* After all is over both know where the address is. */
+static const char *leases_wrong(const char *name, const struct host *at)
+{
+    enum injection injection = world.injection;
+    const char *broken = world.broken_on_b, *w;
+
+    world.injection = INJECT_NOTHING;
+    world.broken_on_b = NULL;
+    world_exchange();
+    world.injection = injection;
+    world.broken_on_b = broken;
+    w = lease_wrong(HOST_A, name, at);
+    return w ? w : lease_wrong(HOST_B, name, at);
+}
+
 const char *world_wrong(const char *name, const char *id, const struct host *where)
 {
     struct host *at = world_where(name);
@@ -120,8 +178,10 @@ const char *world_wrong(const char *name, const char *id, const struct host *whe
         return WRONG("no copy runs");
     if (where && at != where)
         return WRONG("it runs on %s", at->name);
-    if (!(w = host_wrong(HOST_A, name, id, at == HOST_A)) &&
-        !(w = host_wrong(HOST_B, name, id, at == HOST_B)))
-        w = notices_wrong(name, at);
-    return w;
+    w = host_wrong(HOST_A, name, id, at == HOST_A);
+    if (!w)
+        w = host_wrong(HOST_B, name, id, at == HOST_B);
+    if (!w)
+        w = leases_wrong(name, at);
+    return w ? w : notices_wrong(name, at);
 }

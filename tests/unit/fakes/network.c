@@ -12,6 +12,154 @@ struct hold {
     bool engaged, ended;
 };
 
+struct net *net_of(struct host *h, const char *name)
+{
+    for (int i = 0; i < WORLD_NETS; i++)
+        if (fm_streq(h->nets[i].name, name))
+            return &h->nets[i];
+    return NULL;
+}
+
+static int network_define(void *ctx, const struct fm_network_spec *spec, struct fm_error *err)
+{
+    struct host *h = ctx;
+    struct net *net = net_of(h, spec->name);
+    struct passage p;
+
+    if (!world_enter(&p, "network.define"))
+        return world_fail(&p, err);
+    if (!net)
+        net = net_of(h, "");
+    if (!net)
+        abort();
+    if (*spec->parent && fm_streq(spec->parent, "missing"))
+        return world_leave(&p, fm_error_set(err, FM_E_NOT_FOUND, "no interface 'missing'"), err);
+    snprintf(net->name, sizeof(net->name), "%s", spec->name);
+    net->spec = *spec;
+    return world_leave(&p, 0, err);
+}
+
+static int network_undefine(void *ctx, const char *network, struct fm_error *err)
+{
+    struct net *net = net_of(ctx, network);
+    struct passage p;
+
+    if (!world_enter(&p, "network.undefine"))
+        return world_fail(&p, err);
+    if (net)
+        *net = (struct net){0};
+    return world_leave(&p, 0, err);
+}
+
+static int network_host_address(void *ctx, const char *network, const char *ip, const char *ip6,
+                                struct fm_error *err)
+{
+    struct host *h = ctx;
+    struct passage p;
+
+    (void)network;
+    if (!world_enter(&p, "network.host_address"))
+        return world_fail(&p, err);
+    snprintf(h->own_address, sizeof(h->own_address), "%s", *ip ? ip : ip6);
+    return world_leave(&p, 0, err);
+}
+
+static int network_publish(void *ctx, const struct fm_publication *list, size_t count,
+                           struct fm_error *err)
+{
+    struct host *h = ctx;
+    struct passage p;
+
+    if (!world_enter(&p, "network.publish"))
+        return world_fail(&p, err);
+    if (count > WORLD_ENTRIES)
+        abort();
+    if (count)
+        memcpy(h->published, list, count * sizeof(*list));
+    h->published_count = count;
+    return world_leave(&p, 0, err);
+}
+
+static json_t *describe_net(struct host *h, const char *name)
+{
+    json_t *remotes = json_array(), *ports = json_array();
+    bool is_default = fm_streq(name, FM_NETWORK_DEFAULT);
+
+    for (int i = 0; i < WORLD_ENTRIES; i++)
+        if (*h->entries[i].mac && fm_streq(h->entries[i].network, name))
+            json_array_append_new(remotes, json_pack("{s:s, s:s}", "mac", h->entries[i].mac, "host",
+                                                     h->entries[i].host));
+    for (int i = 0; i < WORLD_COPIES; i++)
+        if (h->ports[i].staged &&
+            (*h->ports[i].network ? fm_streq(h->ports[i].network, name) : is_default))
+            json_array_append_new(ports,
+                                  json_pack("{s:s, s:s, s:b}", "container", h->ports[i].name, "ip",
+                                            h->ports[i].ip, "open", (int)h->ports[i].active));
+    return json_pack("{s:s, s:[], s:o, s:o, s:s}", "name", name, "devices", "remotes", remotes,
+                     "ports", ports, "host_address", h->own_address);
+}
+
+static json_t *network_describe(void *ctx, struct fm_error *err)
+{
+    struct host *h = ctx;
+    json_t *nets = json_array(), *publications = json_array();
+    struct passage p;
+
+    if (!world_enter(&p, "network.describe") || world_leave(&p, 0, err) < 0) {
+        json_decref(nets);
+        json_decref(publications);
+        world_fail(&p, err);
+        return NULL;
+    }
+    json_array_append_new(nets, describe_net(h, FM_NETWORK_DEFAULT));
+    for (int i = 0; i < WORLD_NETS; i++)
+        if (*h->nets[i].name)
+            json_array_append_new(nets, describe_net(h, h->nets[i].name));
+    for (size_t i = 0; i < h->published_count; i++)
+        json_array_append_new(publications,
+                              json_pack("{s:s, s:i, s:i, s:s, s:s}", "protocol",
+                                        h->published[i].protocol, "host_port",
+                                        h->published[i].host_port, "port", h->published[i].port,
+                                        "ip", h->published[i].ip, "ip6", h->published[i].ip6));
+    return json_pack("{s:o, s:o}", "networks", nets, "publications", publications);
+}
+
+const char *entry_of(struct host *h, const char *network, const char *mac)
+{
+    for (int i = 0; i < WORLD_ENTRIES; i++)
+        if (fm_streq(h->entries[i].network, network) && fm_streq(h->entries[i].mac, mac))
+            return h->entries[i].host;
+    return "";
+}
+
+static void set_entry(struct host *h, const char *network, const char *mac, const char *host)
+{
+    struct entry *empty = NULL;
+
+    for (int i = WORLD_ENTRIES - 1; i >= 0; i--) {
+        if (fm_streq(h->entries[i].network, network) && fm_streq(h->entries[i].mac, mac))
+            h->entries[i] = (struct entry){0};
+        if (!*h->entries[i].mac)
+            empty = &h->entries[i];
+    }
+    if (!host || fm_streq(host, h->address))
+        return;
+    if (!empty)
+        abort();
+    snprintf(empty->network, sizeof(empty->network), "%s", network);
+    snprintf(empty->mac, sizeof(empty->mac), "%s", mac);
+    snprintf(empty->host, sizeof(empty->host), "%s", host);
+}
+
+/* As the fabric makes it: from the last bytes of the address. */
+static void make_mac(const char *ip, char mac[18])
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+
+    sscanf(ip, "%u.%u.%u.%u", &a, &b, &c, &d);
+    snprintf(mac, 18, "02:fd:%02x:%02x:%02x:%02x", a & 255, b & 255, c & 255, d & 255);
+}
+
 static int network_endpoint(void *ctx, const struct fm_endpoint_request *request,
                             struct fm_endpoint *ep, struct fm_error *err)
 {
@@ -21,10 +169,17 @@ static int network_endpoint(void *ctx, const struct fm_endpoint_request *request
     (void)ctx;
     if (!world_enter(&p, "network.endpoint"))
         return world_fail(&p, err);
-    *ep = (struct fm_endpoint){.ifname = "eth0", .network = FM_NETWORK_DEFAULT};
+    *ep = (struct fm_endpoint){.ifname = "eth0"};
+    snprintf(ep->network, sizeof(ep->network), "%s",
+             request->network ? request->network : FM_NETWORK_DEFAULT);
     snprintf(ep->name, sizeof(ep->name), "%s", request->name);
     snprintf(ep->ip, sizeof(ep->ip), "%s%s", request->ip, strchr(request->ip, '/') ? "" : "/16");
-    snprintf(ep->mac, sizeof(ep->mac), "%s", mac ? mac : "02:00:0a:58:00:00");
+    if (request->ip6)
+        snprintf(ep->ip6, sizeof(ep->ip6), "%s%s", request->ip6,
+                 strchr(request->ip6, '/') ? "" : "/64");
+    make_mac(request->ip, ep->mac);
+    if (mac)
+        snprintf(ep->mac, sizeof(ep->mac), "%s", mac);
     return world_leave(&p, 0, err);
 }
 
@@ -37,6 +192,8 @@ static int network_stage(void *ctx, const struct fm_endpoint *ep, bool active, s
         return world_fail(&p, err);
     port->staged = true;
     port->active = active;
+    snprintf(port->ip, sizeof(port->ip), "%s", ep->ip);
+    snprintf(port->network, sizeof(port->network), "%s", ep->network);
     return world_leave(&p, 0, err);
 }
 
@@ -63,6 +220,7 @@ static int network_activate(void *ctx, const struct fm_endpoint *ep, struct fm_e
         return world_leave(&p, fm_error_set(err, FM_E_NOT_FOUND, "no port of %s", ep->name), err);
     port->active = true;
     port->remote[0] = '\0';
+    set_entry(ctx, ep->network, ep->mac, NULL);
     return world_leave(&p, 0, err);
 }
 
@@ -80,7 +238,6 @@ static int network_deactivate(void *ctx, const struct fm_endpoint *ep, struct fm
 static int network_set_remote(void *ctx, const char *network, const char *mac, const char *host,
                               struct fm_error *err)
 {
-    (void)network;
     struct host *h = ctx;
     struct port *port = &h->ports[strtoul(mac + strlen(mac) - 2, NULL, 16) % WORLD_COPIES];
     struct passage p;
@@ -88,6 +245,7 @@ static int network_set_remote(void *ctx, const char *network, const char *mac, c
     if (!world_enter(&p, "network.set_remote"))
         return world_fail(&p, err);
     snprintf(port->remote, sizeof(port->remote), "%s", host ? host : "");
+    set_entry(h, network, mac, host);
     return world_leave(&p, 0, err);
 }
 
@@ -217,6 +375,11 @@ static int network_peer(void *ctx, const char *host, bool present, struct fm_err
 }
 
 const struct fm_network_ops fake_network_ops = {
+    .define = network_define,
+    .undefine = network_undefine,
+    .host_address = network_host_address,
+    .publish = network_publish,
+    .describe = network_describe,
     .endpoint = network_endpoint,
     .stage = network_stage,
     .unstage = network_unstage,

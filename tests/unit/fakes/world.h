@@ -18,6 +18,8 @@
 #define WORLD_JOBS 8
 #define WORLD_ASKERS 8
 #define WORLD_NOTICES 2
+#define WORLD_NETS 8
+#define WORLD_ENTRIES 64
 #define WORLD_CALLS_MAX 4000
 
 enum injection {
@@ -50,6 +52,7 @@ struct hold;
 struct port {
     char name[64]; /* of the container */
     bool staged, active;
+    char ip[64], network[32];
     struct hold *hold;
     char remote[64]; /* where frames for it are sent */
 };
@@ -75,6 +78,17 @@ struct store {
     bool settled, pager;
 };
 
+/* A network of the kernel's beside the default one. */
+struct net {
+    char name[32]; /* "" none */
+    struct fm_network_spec spec;
+};
+
+/* A static entry: where frames for a MAC go. */
+struct entry {
+    char network[32], mac[18], host[64]; /* mac "": none */
+};
+
 struct host {
     const char *name, *address;
     char state_dir[128], migrations_dir[160];
@@ -93,6 +107,12 @@ struct host {
     struct store stores[WORLD_JOBS];
     struct fm_incoming *askers[WORLD_ASKERS];
     bool has_layer, bundle_mounted;
+    struct net nets[WORLD_NETS];
+    struct entry entries[WORLD_ENTRIES];
+    struct fm_publication published[WORLD_ENTRIES];
+    size_t published_count;
+    char own_address[64]; /* of host_address, the newest */
+    bool away;            /* the other host does not hear it, and it hears nobody */
 };
 
 /* What somebody outside says of where "redis" is. */
@@ -188,6 +208,8 @@ json_t *fake_facts(void *ctx, struct fm_error *err);
 
 struct copy *copy_of(struct host *h, const char *name); /* makes an entry */
 bool copy_runs(const struct copy *c);
+struct net *net_of(struct host *h, const char *name);                       /* NULL: none */
+const char *entry_of(struct host *h, const char *network, const char *mac); /* "" none */
 struct port *port_of(struct host *h, const char *name);
 /* Images below a directory; NULL when there are none. `make`: an entry. */
 struct images *images_at(struct host *h, const char *dir, bool make);
@@ -200,6 +222,10 @@ void job_forget(struct host *h, const char *name, bool is_dump);
 void jobs_end(struct host *h, const char *dir);
 
 /* --- looks at the end --- */
+/* Both hosts exchange what they know of networks, until there is nothing to tell. */
+void world_exchange(void);
+/* The live lease of a container as a host knows it, new reference; NULL. */
+json_t *world_lease(struct host *h, const char *name);
 /* NULL when exactly one copy runs, on `where` (NULL: either), with its port, and the other host has
  * nothing of it, and both journals are final; else what is wrong. `id`: of the migration. */
 const char *world_wrong(const char *name, const char *id, const struct host *where);
