@@ -197,6 +197,24 @@ static void test_published_port_follows_its_host(void **state)
     assert_string_equal(haproxy_server("app", "web"), BEFORE);
 }
 
+static void test_ipv6(void **state)
+{
+    (void)state;
+    struct fm_move move = moves_along;
+    move.container = "six";
+    move.old_ip6 = "0:0::1";
+    move.new_ip6 = "fd00:88:0::2";
+    autofollower f = open_haproxy((struct fm_haproxy_config){.backend = "lone"}, NULL);
+    json_auto_t *before = read_before(&f, &move);
+    STEP(f, prepare, &move, before);
+    assert_string_equal(haproxy_server("lone", "six"), "::1 8080 0");
+    STEP(f, switch_over, &move, before);
+    STEP(f, finish, &move, before); /* it was not up before either */
+    assert_string_equal(haproxy_server("lone", "six"), "fd00:88::2 8080 10");
+    STEP(f, undo, &move, before);
+    assert_string_equal(haproxy_server("lone", "six"), "::1 8080 10");
+}
+
 static void test_undo(void **state)
 {
     (void)state;
@@ -583,6 +601,7 @@ int main(void)
         WITH_SCENE(test_no_request_fails),
         WITH_SCENE(test_address_moves_along),
         WITH_SCENE(test_published_port_follows_its_host),
+        WITH_SCENE(test_ipv6),
         WITH_SCENE(test_undo),
         WITH_SCENE(test_somebody_else),
         WITH_SCENE(test_last_server),
