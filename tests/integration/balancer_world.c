@@ -92,6 +92,12 @@ pid_t world_start(const char *const *argv)
     die(argv[0]);
 }
 
+void world_stop(pid_t pid)
+{
+    kill(pid, SIGSTOP);
+    waitpid(pid, NULL, WUNTRACED);
+}
+
 void world_end(pid_t pid)
 {
     kill(pid, SIGCONT);
@@ -166,9 +172,12 @@ pid_t haproxy_start(void)
     const char *path = WORLD_DIR "/haproxy.cfg";
     if (fm_file_write(path, haproxy_config, sizeof(haproxy_config) - 1, 0644, &err) < 0)
         die(err.text);
+    unlink(ADMIN_SOCKET); /* of one that was killed */
     const char *argv[] = {"haproxy", "-db", "-q", "-f", path, NULL};
     pid_t pid = world_start(argv);
     wait_for_port("127.0.0.1", 8000, "haproxy");
+    for (int i = 0; i < READY_TRIES && access(ADMIN_SOCKET, F_OK) < 0; i++)
+        world_sleep_ms(10); /* it gets its name last */
     return pid;
 }
 

@@ -20,6 +20,8 @@ void world_init(void);
 void world_sleep_ms(unsigned ms);
 /* A child that dies with this process. */
 pid_t world_start(const char *const *argv);
+/* SIGSTOP, and has stopped. */
+void world_stop(pid_t pid);
 void world_end(pid_t pid);
 /* Answers "word" on port 8080 of an address. */
 pid_t web_start(const char *ip, const char *word);

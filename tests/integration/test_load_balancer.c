@@ -197,6 +197,24 @@ static void test_published_port_follows_its_host(void **state)
     assert_string_equal(haproxy_server("app", "web"), BEFORE);
 }
 
+static void test_ipv6(void **state)
+{
+    (void)state;
+    struct fm_move move = moves_along;
+    move.container = "six";
+    move.old_ip6 = "0:0::1";
+    move.new_ip6 = "fd00:88:0::2";
+    autofollower f = open_haproxy((struct fm_haproxy_config){.backend = "lone"}, NULL);
+    json_auto_t *before = read_before(&f, &move);
+    STEP(f, prepare, &move, before);
+    assert_string_equal(haproxy_server("lone", "six"), "::1 8080 0");
+    STEP(f, switch_over, &move, before);
+    STEP(f, finish, &move, before); /* it was not up before either */
+    assert_string_equal(haproxy_server("lone", "six"), "fd00:88::2 8080 10");
+    STEP(f, undo, &move, before);
+    assert_string_equal(haproxy_server("lone", "six"), "::1 8080 10");
+}
+
 static void test_undo(void **state)
 {
     (void)state;
@@ -273,7 +291,7 @@ static void test_waits_for_sessions(void **state)
     struct scene *s = *state;
     struct clients clients;
     autofollower f = open_haproxy((struct fm_haproxy_config){.drain_wait_ms = 500}, web_only);
-    kill(s->old, SIGSTOP); /* its requests hang */
+    world_stop(s->old); /* its requests hang */
     clients_start(&clients);
     world_sleep_ms(60);
     json_auto_t *before = read_before(&f, &moves_along);
@@ -358,7 +376,7 @@ static void test_dead_and_stopped(void **state)
     struct scene *s = *state;
     autofollower f = open_impatient(ADMIN_SOCKET);
     json_auto_t *before = read_before(&f, &moves_along);
-    kill(s->haproxy, SIGSTOP);
+    world_stop(s->haproxy);
     assert_fails_in_time(ADMIN_SOCKET, FM_E_TIMEOUT, "does not answer within 400 ms");
     assert_fails_in_time(ADMIN_TCP, FM_E_TIMEOUT, "does not answer within 400 ms");
     REFUSED(f, prepare, &moves_along, before, FM_E_TIMEOUT, "load balancer 'edge': HAProxy at");
@@ -410,6 +428,8 @@ static pid_t talk(const char *path, const char *text, size_t len, unsigned long 
 static void test_garbage(void **state)
 {
     (void)state;
+    static char flood[1 << 16];
+    memset(flood, 'x', sizeof(flood));
     static const char row[] = HEADING "3 app 1 web 127.0.0.2 2 0 50 50 8080\n";
     static const struct {
         const char *text;
@@ -438,7 +458,7 @@ static void test_garbage(void **state)
          "a a "
          "a a a a a a a a a a a a a a a a a a a a a a a a\n",
          0, 1, FM_E_PROTOCOL, "too many columns"},
-        {"0123456789abcdef", 0, 1000000, FM_E_PROTOCOL, "more than 1 MiB"},
+        {flood, sizeof(flood), 1000000, FM_E_PROTOCOL, "more than 1 MiB"},
     };
     for (size_t i = 0; i < FM_COUNT(cases); i++) {
         const char *path = WORLD_DIR "/garbage.sock";
@@ -583,6 +603,7 @@ int main(void)
         WITH_SCENE(test_no_request_fails),
         WITH_SCENE(test_address_moves_along),
         WITH_SCENE(test_published_port_follows_its_host),
+        WITH_SCENE(test_ipv6),
         WITH_SCENE(test_undo),
         WITH_SCENE(test_somebody_else),
         WITH_SCENE(test_last_server),
