@@ -51,7 +51,8 @@ struct fm_endpoint {
     char gateway6[64]; /* "" : none */
     char ifname[16];   /* inside, "eth0" */
     char netns[256];   /* bind mount of the namespace on this host */
-    char host_if[16];  /* veth end on the bridge, fm + 8 hex digits of the name's hash */
+    char host_if[16];  /* veth end on the bridge, fm + 8 hex digits of the name's hash; in macvlan
+                          mode there is none */
 };
 
 struct fm_hold_limits {
@@ -78,9 +79,9 @@ struct fm_publication {
 };
 
 struct fm_network_ops {
-    /* Makes a network's devices on this host, or takes over what is there and is ours.
-     * FM_E_EXISTS: another network has its name with other settings, its VNI or a part of its
-     * subnet. */
+    /* Makes a network's devices on this host, or takes over what is there and is ours; may be
+     * repeated. FM_E_EXISTS: another network has its name with other settings, its VNI or a part
+     * of its subnet, or somebody else's interface has its device's name. */
     int (*define)(void *ctx, const struct fm_network_spec *spec, struct fm_error *err);
     /* Removes them; FM_E_REFUSED while a container is attached, missing is fine. */
     int (*undefine)(void *ctx, const char *network, struct fm_error *err);
@@ -91,9 +92,11 @@ struct fm_network_ops {
     /* Makes exactly these the published ports of this host, in one transaction. */
     int (*publish)(void *ctx, const struct fm_publication *list, size_t count,
                    struct fm_error *err);
-    /* What the kernel has of all this, {"networks":[{"name","devices":[…],"remotes":[{"mac",
-     * "host"}],"ports":[{"container","ip","mac","open"}],"host_address"}],"publications":[…]}; new
-     * reference. */
+    /* What the kernel has of all this, {"networks":[{"name","mode","mtu","devices":[{"name","kind",
+     * "mtu","up"}],"remotes":[{"mac","host"}],"peers":[host…],"ports":[{"container","ip","ip6",
+     * "mac","open"}],"host_address"}],"publications":[…]}; new reference. A VXLAN device has also
+     * "vni" and "attached" (to its bridge). A remote is one whose frames leave the bridge and the
+     * VXLAN device for that host; a port is open when it forwards and has its entry. */
     json_t *(*describe)(void *ctx, struct fm_error *err);
 
     /* Fills in an endpoint for a container name: host_if, netns path, MAC, the network's gateways;
@@ -112,14 +115,16 @@ struct fm_network_ops {
     /* Port disabled, local FDB entry gone. */
     int (*deactivate)(void *ctx, const struct fm_endpoint *ep, struct fm_error *err);
     /* Another host (underlay address) has it: bridge FDB → VXLAN port, VXLAN FDB → host. NULL host
-     * forgets it. */
+     * forgets it. Does nothing in the other modes, where the user's switches learn it. */
     int (*set_remote)(void *ctx, const char *network, const char *mac, const char *host,
                       struct fm_error *err);
 
     /* The hold of a container that is about to freeze. prepare makes the TAP (slow, before the
      * freeze), engage diverts (fast), then exactly one of release_local (rollback) or forward
      * (commit; goes on relaying what still arrives). end removes the TAP after all (also without
-     * engage). */
+     * engage). In bridge and macvlan mode it holds what reaches this host, and forward comes after
+     * the new host's activate: the frames go back to the user's network, which knows the new place
+     * by then; later ones take that way by themselves. */
     int (*hold_prepare)(void *ctx, const struct fm_endpoint *ep,
                         const struct fm_hold_limits *limits, void **hold, struct fm_error *err);
     int (*hold_engage)(void *ctx, void *hold, struct fm_error *err);

@@ -473,6 +473,21 @@ static void test_macvlan_neighbours(void **state)
     printf("  %s\n", r.text);
     assert_int_equal(r.rc, -FM_E_EXISTS);
     assert_true(named_answered(other.ep.netns, NAMED_IP6, 2500)); /* and was left alone */
+    /* What one sends the other in its hold waits, too. */
+    static struct prober probe;
+    CALL(host_a, LAB_HOLD_PREPARE, NAMED_SERVER);
+    prober_start(&probe, other.ep.netns, NAMED_IP6, PORT, 300);
+    lab_sleep_ms(100);
+    CALL(host_a, LAB_HOLD_ENGAGE);
+    lab_sleep_ms(100);
+    CALL(host_a, LAB_HOLD_RELEASE);
+    struct fm_hold_counters c = CALL(host_a, LAB_HOLD_END).counters;
+    prober_finish(&probe, 1000);
+    unsigned lost = prober_judge(&probe, 0, 0).lost;
+    printf("  beside it: held %lu, released %lu, %u lost, %u twice\n", c.held, c.released, lost,
+           probe.duplicates);
+    assert_true(c.held > 70);
+    assert_int_equal(lost, 0);
     CALL(host_a, LAB_DEACTIVATE, NAMED_SERVER);
     assert_false(named_answered(other.ep.netns, NAMED_IP6, 100));
     CALL(host_a, LAB_ACTIVATE, NAMED_SERVER);
