@@ -159,6 +159,8 @@ int fm_capture_open(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     memcpy(capture->parent_mac, parent.mac, 6);
     int bytes = limits->max_bytes > INT_MAX / 2 ? INT_MAX / 2 : (int)limits->max_bytes;
     setsockopt(capture->inbox, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes));
+    int off = 0;
+    setsockopt(capture->inbox, SOL_PACKET, PACKET_IGNORE_OUTGOING, &off, sizeof(off));
     *out = capture;
     return 0;
 }

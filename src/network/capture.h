@@ -1,7 +1,10 @@
 /* Capture: the hold of a container on a macvlan. There is no bridge that could send its frames
- * elsewhere; instead the container is made deaf and mute, and what comes for it to the user's
- * interface is copied into a packet socket, whose buffer is the queue. What the parent's other
- * macvlans send it meanwhile is not seen there, and lost. */
+ * elsewhere; instead the container is made deaf and mute, and what passes the user's interface for
+ * it is copied into a packet socket, whose buffer is the queue. That is also what the parent's
+ * other macvlans send it: they do not find it beside them any more, and try the wire.
+ *
+ * Switch and capture are two things: a frame in between (under 0.1 ms) is delivered twice rather
+ * than never. What the container's own kernel says meanwhile is lost. */
 #ifndef FM_NETWORK_CAPTURE_H
 #define FM_NETWORK_CAPTURE_H
 

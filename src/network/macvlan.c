@@ -160,6 +160,7 @@ int fm_macvlan_close(const struct fm_endpoint *ep, struct fm_error *err)
 struct making {
     const struct fm_endpoint *ep;
     const struct fm_port *port;
+    bool active;
     bool whole; /* what is there is what we would make */
 };
 
@@ -191,7 +192,7 @@ static int set_up_inside(void *ctx, struct fm_error *err)
     struct fm_macvlan_switch s = {.packet_fd = -1};
     struct opening opening = {m->ep, &s};
     int rc = open_inside(&opening, err);
-    if (rc == 0)
+    if (rc == 0 && !(m->whole && m->active)) /* one that runs is not interrupted */
         rc = fm_macvlan_switch_set(&s, false, err);
     struct fm_nl_batch batch = {0};
     char alias[256];
@@ -221,14 +222,14 @@ static int find_clash(const struct fm_macvlan_port *there, void *ctx)
 }
 
 int fm_macvlan_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                     const struct fm_port *port, struct fm_error *err)
+                     const struct fm_port *port, bool active, struct fm_error *err)
 {
     struct clash clash = {ep, port, err};
     int rc = fm_macvlan_each(fabric, find_clash, &clash, err);
     bool old = fm_netns_exists(ep->netns);
     if (rc == 0)
         rc = fm_netns_create(ep->netns, err);
-    struct making making = {.ep = ep, .port = port};
+    struct making making = {.ep = ep, .port = port, .active = active};
     if (rc == 0 && old)
         rc = fm_netns_run(ep->netns, judge_inside, &making, err);
     if (rc < 0)

@@ -19,9 +19,10 @@ typedef int (*fm_macvlan_each_fn)(const struct fm_macvlan_port *port, void *ctx)
 int fm_macvlan_each(struct fm_fabric *fabric, fm_macvlan_each_fn each, void *ctx,
                     struct fm_error *err);
 
-/* The parts of stage, unstage, activate and deactivate. */
+/* The parts of stage, unstage, activate and deactivate. stage leaves it closed, but for one that is
+ * there and is to be `active`. */
 int fm_macvlan_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
-                     const struct fm_port *port, struct fm_error *err);
+                     const struct fm_port *port, bool active, struct fm_error *err);
 int fm_macvlan_unstage(const struct fm_endpoint *ep, struct fm_error *err);
 int fm_macvlan_open(const struct fm_endpoint *ep, const struct fm_port *port, struct fm_error *err);
 int fm_macvlan_close(const struct fm_endpoint *ep, struct fm_error *err);

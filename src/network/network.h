@@ -91,9 +91,12 @@ struct fm_network_ops {
     /* Makes exactly these the published ports of this host, in one transaction. */
     int (*publish)(void *ctx, const struct fm_publication *list, size_t count,
                    struct fm_error *err);
-    /* What the kernel has of all this, {"networks":[{"name","devices":[…],"remotes":[{"mac",
-     * "host"}],"ports":[{"container","ip","mac","open"}],"host_address","host_address6","host_mac"}],
-     * "publications":[…],"whole"}; new reference. */
+    /* What the kernel has of all this, {"networks":[{"name","mode","mtu","devices":[{"name","kind",
+     * "mtu","up"}],"remotes":[{"mac","host"}],"peers":[host…],"ports":[{"container","ip","ip6",
+     * "mac","open"}],"host_address","host_address6","host_mac"}],"publications":[…],"whole"}; new
+     * reference. A VXLAN device has also "vni" and "attached" (to its bridge). A remote is one
+     * whose frames leave the bridge and the VXLAN device for that host; a port is open when it
+     * forwards and has its entry; the table of published ports is whole, or damaged. */
     json_t *(*describe)(void *ctx, struct fm_error *err);
 
     /* Fills in an endpoint for a container name: host_if, netns path, MAC, the network's gateways;

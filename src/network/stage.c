@@ -262,7 +262,7 @@ static int make(struct staging *s, bool active, struct fm_error *err)
 {
     int rc;
     if (s->port.net->spec.mode == FM_NETWORK_MACVLAN) {
-        rc = fm_macvlan_stage(s->fabric, s->ep, &s->port, err);
+        rc = fm_macvlan_stage(s->fabric, s->ep, &s->port, active, err);
     } else {
         rc = provide_pair(s, err);
         if (rc == 0)

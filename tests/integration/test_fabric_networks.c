@@ -430,6 +430,37 @@ static void test_daemon_dies_in_hold(void **state)
     die_in_hold(FM_NETWORK_MACVLAN);
 }
 
+/* A daemon starts anew, and the containers notice nothing. */
+static void restart_in(enum fm_network_mode mode)
+{
+    struct scene s = named_scene(mode);
+    struct echo echo;
+    static struct prober probe;
+    echo_start(&echo, s.a, NAMED_IP6, PORT);
+    assert_true(named_answered(s.client, NAMED_IP6, 2500));
+    prober_start(&probe, s.client, NAMED_IP6, PORT, 300);
+    lab_sleep_ms(50);
+    lab_host_kill(&host_a);
+    lab_host_restart(&host_a);
+    open_fabric(&host_a);
+    struct lab_request define = {.op = LAB_DEFINE, .spec = named_spec(mode)};
+    lab_call(&host_a, define);
+    CALL(host_a, LAB_STAGE, NAMED_SERVER, .flag = true);
+    assert_true(atomic_load(&probe.sent_count) < 300);
+    prober_finish(&probe, 1000);
+    assert_int_equal(prober_judge(&probe, 0, 0).lost, 0);
+    echo_stop(&echo);
+    named_scene_stop(mode);
+}
+
+static void test_restart(void **state)
+{
+    (void)state;
+    restart_in(FM_NETWORK_OVERLAY);
+    restart_in(FM_NETWORK_BRIDGE);
+    restart_in(FM_NETWORK_MACVLAN);
+}
+
 /* A daemon of an earlier version made the container's veth. */
 static void test_old_alias(void **state)
 {
@@ -473,6 +504,21 @@ static void test_macvlan_neighbours(void **state)
     printf("  %s\n", r.text);
     assert_int_equal(r.rc, -FM_E_EXISTS);
     assert_true(named_answered(other.ep.netns, NAMED_IP6, 2500)); /* and was left alone */
+    /* What one sends the other in its hold waits, too. */
+    static struct prober probe;
+    CALL(host_a, LAB_HOLD_PREPARE, NAMED_SERVER);
+    prober_start(&probe, other.ep.netns, NAMED_IP6, PORT, 300);
+    lab_sleep_ms(100);
+    CALL(host_a, LAB_HOLD_ENGAGE);
+    lab_sleep_ms(100);
+    CALL(host_a, LAB_HOLD_RELEASE);
+    struct fm_hold_counters c = CALL(host_a, LAB_HOLD_END).counters;
+    prober_finish(&probe, 1000);
+    unsigned lost = prober_judge(&probe, 0, 0).lost;
+    printf("  beside it: held %lu, released %lu, %u lost, %u twice\n", c.held, c.released, lost,
+           probe.duplicates);
+    assert_true(c.held > 70);
+    assert_int_equal(lost, 0);
     CALL(host_a, LAB_DEACTIVATE, NAMED_SERVER);
     assert_false(named_answered(other.ep.netns, NAMED_IP6, 100));
     CALL(host_a, LAB_ACTIVATE, NAMED_SERVER);
@@ -525,8 +571,9 @@ int main(void)
         cmocka_unit_test(test_life_of_a_network),   cmocka_unit_test(test_refused_networks),
         cmocka_unit_test(test_refused_endpoints),   cmocka_unit_test(test_networks_are_apart),
         cmocka_unit_test(test_description),         cmocka_unit_test(test_inspect),
-        cmocka_unit_test(test_daemon_dies_in_hold), cmocka_unit_test(test_old_alias),
-        cmocka_unit_test(test_macvlan_neighbours),  cmocka_unit_test(test_ipv6_underlay),
+        cmocka_unit_test(test_daemon_dies_in_hold), cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_old_alias),           cmocka_unit_test(test_macvlan_neighbours),
+        cmocka_unit_test(test_ipv6_underlay),
     };
     return cmocka_run_group_tests_name("fabric-networks", tests, NULL, NULL);
 }
