@@ -261,7 +261,7 @@ static int take_answer(struct transfer *t, struct fm_error *err)
 {
     struct fm_sdn_request *request = t->request;
     enum fm_sdn_verb verb = request->verb;
-    if (verb != FM_SDN_FLOWS && verb != FM_SDN_QUEUES && verb != FM_SDN_BARRIER)
+    if (verb == FM_SDN_ADD || verb == FM_SDN_MODIFY_STRICT || verb == FM_SDN_DELETE_STRICT)
         return 0;
     json_error_t where;
     json_t *document = json_loadb(t->data ? t->data : "", t->len, JSON_DECODE_INT_AS_REAL, &where);
@@ -322,6 +322,8 @@ static char *path_of(const struct fm_sdn_request *request)
         return fm_xstrdup("/stats/flowentry/delete_strict");
     case FM_SDN_QUEUES:
         return fm_strf("/stats/queueconfig/%llu/%u", dpid, request->port);
+    case FM_SDN_METERS:
+        return fm_strf("/stats/meterconfig/%llu/%u", dpid, request->port);
     case FM_SDN_BARRIER:
         return fm_strf("/stats/barrier/%llu", dpid);
     }
@@ -508,7 +510,7 @@ static int judge_barrier(const struct fm_sdn_session *session, const struct fm_s
             continue;
         return fm_error_set(err, FM_E_REFUSED,
                             "switch '%s' (dpid %llu) refuses a flow: OpenFlow error type %d code "
-                            "%d; do the configured port, table and queue exist there?",
+                            "%d; do the configured port and table exist there?",
                             request->target->name, (unsigned long long)request->target->dpid,
                             (int)json_integer_value(json_object_get(e, "type")),
                             (int)json_integer_value(json_object_get(e, "code")));
