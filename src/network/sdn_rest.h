@@ -50,6 +50,7 @@ struct fm_sdn_request {
     json_t *body; /* without dpid; owned */
     uint32_t port;
     json_t *answer;      /* owned; whole numbers are integers */
+    bool done;           /* the switch has done it: it needs no barrier */
     struct fm_error err; /* of this request */
 };
 
