@@ -15,6 +15,8 @@ GET  /stats/barrier/DPID                   {"DPID": {"errors": [{"xid", "type", 
 What differs from Ryu's application: the barrier; a switch that does not answer is an error (504) and not
 an empty list; whatever sends a modification answers with its transaction in the header X-OpenFlow-Xid, by
 which its sender finds it among the errors that the barrier lists (the last ones, of everybody's messages).
+With ?barrier=1 a modification is answered once it is done: with the header X-OpenFlow-Barrier, and a barrier's
+answer that lists its own errors only.
 """
 
 import collections
@@ -104,6 +106,10 @@ class Switch:
         if parts and parts[-1] is None:
             raise Refusal(400, f"switch {self.datapath.id} refuses the request")
         return parts
+
+    def barrier(self):
+        self.request(self.datapath.ofproto_parser.OFPBarrierRequest(self.datapath))
+        return list(self.errors)
 
     def disconnected(self):
         self.gone = True
@@ -259,9 +265,7 @@ class OfctlRest(app_manager.OSKenApp):
         return None, switch.modify(ofctl_v1_3.mod_meter_entry, body, METER_COMMANDS[command])
 
     def barrier(self, _body, dpid):
-        switch = self.switch_of(dpid)
-        switch.request(switch.datapath.ofproto_parser.OFPBarrierRequest(switch.datapath))
-        return {dpid: {"errors": list(switch.errors)}}, None
+        return {dpid: {"errors": self.switch_of(dpid).barrier()}}, None
 
     # ---- HTTP ----
 
@@ -294,10 +298,15 @@ class OfctlRest(app_manager.OSKenApp):
         headers = [("Content-Type", "application/json")]
         try:
             handler, arguments = self.find(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-            answer, xid = handler(self.read_body(environ), *arguments)
+            body = self.read_body(environ)
+            answer, xid = handler(body, *arguments)
             status = 200
             if xid is not None:
                 headers.append(("X-OpenFlow-Xid", str(xid)))
+            if xid is not None and "barrier=1" in environ.get("QUERY_STRING", "").split("&"):
+                errors = self.switch_of(body["dpid"]).barrier()
+                answer = {str(body["dpid"]): {"errors": [e for e in errors if e["xid"] == xid]}}
+                headers.append(("X-OpenFlow-Barrier", "done"))
         except Refusal as refusal:
             status, answer = refusal.status, {"error": str(refusal)}
         text = b"" if answer is None else json.dumps(answer).encode()

@@ -75,15 +75,15 @@ static int install(struct fm_sdn_step *step, struct fm_error *err)
     int rc = fm_sdn_step_look(step, check_all_foreign, err);
     for (size_t i = 0; rc == 0 && i < plan->count; i++)
         if (!plan->changes[i].settled)
-            fm_sdn_step_edit(step, i, FM_SDN_ADD, fm_sdn_settled_key(plan), -1,
-                             plan->changes[i].old_port);
+            fm_sdn_step_edit(step, i, FM_SDN_ADD, fm_sdn_settled_key(plan),
+                             fm_sdn_actions(plan->changes[i].old_port));
     if (rc == 0) {
         fm_sdn_step_edit_lanes(step, FM_SDN_ADD);
         rc = fm_sdn_batch_send(&step->batch, err);
     }
     for (size_t i = 0; rc == 0 && i < plan->count; i++)
-        fm_sdn_step_edit(step, i, FM_SDN_ADD, fm_sdn_prepared_key(plan), -1,
-                         plan->changes[i].new_port);
+        fm_sdn_step_edit(step, i, FM_SDN_ADD, fm_sdn_prepared_key(plan),
+                         fm_sdn_actions(plan->changes[i].new_port));
     if (rc == 0)
         rc = fm_sdn_batch_send(&step->batch, err);
     return rc == 0 ? fm_sdn_step_look(step, judge_prepared, err) : rc;
@@ -125,7 +125,8 @@ static int repair(struct fm_sdn_step *step, struct fm_error *err)
     struct fm_sdn_key settled = fm_sdn_settled_key(&step->plan);
     for (size_t i = 0; i < step->plan.count; i++)
         if (!fm_sdn_flow_find(step->batch.flows[i], &settled))
-            fm_sdn_step_edit(step, i, FM_SDN_ADD, settled, -1, step->plan.changes[i].new_port);
+            fm_sdn_step_edit(step, i, FM_SDN_ADD, settled,
+                             fm_sdn_actions(step->plan.changes[i].new_port));
     int rc = fm_sdn_batch_send(&step->batch, err);
     return rc == 0 ? fm_sdn_step_look(step, judge_switched, err) : rc;
 }
@@ -149,7 +150,8 @@ static int switch_over(struct fm_sdn_step *step, struct fm_error *err)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < plan->count; i++) {
         const struct fm_sdn_change *c = &plan->changes[i];
-        fm_sdn_step_edit(step, i, FM_SDN_MODIFY_STRICT, fm_sdn_settled_key(plan), -1, c->new_port);
+        fm_sdn_step_edit(step, i, FM_SDN_MODIFY_STRICT, fm_sdn_settled_key(plan),
+                         fm_sdn_actions(c->new_port));
         if (i + 1 == plan->count || plan->changes[i + 1].new_rank != c->new_rank)
             rc = fm_sdn_batch_send(&step->batch, err);
     }
@@ -177,8 +179,8 @@ static int sdn_finish(void *ctx, const struct fm_move *move, const json_t *befor
         return fm_error_prefix(err, "SDN");
     rc = confirm(&step, err);
     for (size_t i = 0; i < step.plan.count; i++)
-        fm_sdn_step_edit(&step, i, FM_SDN_DELETE_STRICT, fm_sdn_prepared_key(&step.plan), -1,
-                         step.plan.changes[i].new_port);
+        fm_sdn_step_edit(&step, i, FM_SDN_DELETE_STRICT, fm_sdn_prepared_key(&step.plan),
+                         fm_sdn_actions(step.plan.changes[i].new_port));
     fm_sdn_step_release_lanes(&step);
     struct fm_error late = {0};
     int sent = fm_sdn_batch_send(&step.batch, &late);

@@ -40,6 +40,7 @@ struct fm_sdn_config {
 
     uint64_t reserve_bps; /* for a migration's own traffic; 0: none. Needs the topology's links */
     int64_t queue;        /* of the switches' ports, for that traffic; < 0: none */
+    int64_t meter;        /* of the switches, for that traffic; 0 or less: none */
 };
 
 /* Asks nobody yet. FM_E_INVALID with what is wrong in the configuration. */

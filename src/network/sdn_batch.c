@@ -134,10 +134,11 @@ void fm_sdn_batch_edit(struct fm_sdn_batch *batch, size_t index, enum fm_sdn_ver
     fm_sdn_batch_fail(batch, index, &err);
 }
 
-static bool is_edited(const struct fm_sdn_batch *batch, size_t index)
+static bool needs_barrier(const struct fm_sdn_batch *batch, size_t index)
 {
     for (size_t i = 0; i < batch->request_count; i++)
-        if (batch->requests[i].target->dpid == batch->targets[index]->dpid)
+        if (!batch->requests[i].done &&
+            batch->requests[i].target->dpid == batch->targets[index]->dpid)
             return true;
     return false;
 }
@@ -151,7 +152,7 @@ static void wait_done(struct fm_sdn_batch *batch)
     struct fm_error ignored = {0};
     size_t count = 0;
     for (size_t i = 0; i < batch->count; i++) {
-        if (batch->errors[i].code || !is_edited(batch, i))
+        if (batch->errors[i].code || !needs_barrier(batch, i))
             continue;
         targets[count] = batch->targets[i];
         where[count++] = i;

@@ -16,9 +16,16 @@ json_t *fm_sdn_flow_make(const struct fm_sdn_key *key, uint64_t cookie, json_t *
                      "hard_timeout", 0, "flags", 0, "match", match, "actions", actions);
 }
 
-json_t *fm_sdn_actions(int64_t queue, uint32_t port)
+json_t *fm_sdn_actions(uint32_t port)
+{
+    return fm_sdn_lane_actions(-1, -1, port);
+}
+
+json_t *fm_sdn_lane_actions(int64_t meter, int64_t queue, uint32_t port)
 {
     json_t *actions = json_array();
+    if (meter >= 0)
+        json_array_append_new(actions, json_sprintf("METER:%lld", (long long)meter));
     if (queue >= 0)
         json_array_append_new(actions, json_sprintf("SET_QUEUE:%lld", (long long)queue));
     json_array_append_new(actions, json_sprintf("OUTPUT:%u", port));

@@ -19,8 +19,10 @@ struct fm_sdn_key {
 
 /* A new flow of ours (new reference); `actions` is a list of texts and is taken over. */
 json_t *fm_sdn_flow_make(const struct fm_sdn_key *key, uint64_t cookie, json_t *actions);
-/* ["OUTPUT:port"], behind "SET_QUEUE:queue" when there is one (< 0: none). New reference. */
-json_t *fm_sdn_actions(int64_t queue, uint32_t port);
+/* ["OUTPUT:port"]; new reference. */
+json_t *fm_sdn_actions(uint32_t port);
+/* The same through a meter and a queue; < 0: none. */
+json_t *fm_sdn_lane_actions(int64_t meter, int64_t queue, uint32_t port);
 
 /* Checks what a controller lists and appends it to `flows`, in our spelling and without counters;
  * what `flows` holds already is left out. FM_E_PROTOCOL: something else than flows. */

@@ -10,6 +10,7 @@
 
 #define COOKIE_LIMIT (1ULL << 53) /* what every JSON number can hold exactly */
 #define ENTRIES_MAX 4096
+#define OPENFLOW_METER_MAX 0xffff0000
 #define RANK_MAX 65536
 
 /* ---- configuration ---- */
@@ -59,6 +60,8 @@ static int check(const struct fm_sdn_settings *settings, const struct fm_sdn_con
                             settings->cookie);
     if (settings->queue > UINT32_MAX - 1)
         return fm_error_set(err, FM_E_INVALID, "no switch has a queue %" PRId64, settings->queue);
+    if (settings->meter > OPENFLOW_METER_MAX)
+        return fm_error_set(err, FM_E_INVALID, "no switch has a meter %" PRId64, settings->meter);
     if (settings->reserve_bps && config->topology.host_count < 2)
         return fm_error_set(err, FM_E_INVALID,
                             "bandwidth can be reserved only between hosts of the topology");
@@ -95,6 +98,7 @@ int fm_sdn_settings_take(const struct fm_sdn_config *config, struct fm_sdn_setti
         .cookie = config->cookie ? config->cookie : FM_SDN_COOKIE,
         .reserve_bps = config->reserve_bps,
         .queue = config->queue,
+        .meter = config->meter > 0 ? config->meter : -1,
     };
     copy_lists(config, settings);
     int rc = check(settings, config, err);
@@ -232,13 +236,15 @@ static int add_lanes(const struct fm_sdn_settings *settings, const struct fm_mov
     if (rc < 0)
         return fm_error_prefix(err, "no bandwidth for the migration");
     plan->reserve_bps = settings->reserve_bps;
-    plan->queue = settings->queue;
     plan->lanes = fm_xcalloc(path.count + 1, sizeof(*plan->lanes));
-    for (size_t i = 0; settings->queue >= 0 && i < path.count; i++) {
+    bool steered = settings->queue >= 0 || settings->meter >= 0;
+    for (size_t i = 0; steered && i < path.count; i++) {
         struct fm_sdn_lane *lane = &plan->lanes[plan->lane_count++];
         memcpy(lane->name, path.hops[i].name, sizeof(lane->name));
         lane->target = (struct fm_topology_switch){lane->name, path.hops[i].dpid};
         lane->port = path.hops[i].out_port;
+        lane->queue = settings->queue;
+        lane->meter = settings->meter;
     }
     fm_path_clear(&path);
     plan->lane_match = lane_match(move, err);
@@ -343,15 +349,15 @@ json_t *fm_sdn_plan_save(const struct fm_sdn_plan *plan)
     }
     for (size_t i = 0; i < plan->lane_count; i++) {
         const struct fm_sdn_lane *l = &plan->lanes[i];
-        json_array_append_new(lanes,
-                              json_pack("{s:s s:o s:I}", "name", l->name, "dpid",
-                                        dpid_text(l->target.dpid), "port", (json_int_t)l->port));
+        json_t *entry = json_pack("{s:s s:o s:I s:I s:I}", "name", l->name, "dpid",
+                                  dpid_text(l->target.dpid), "port", (json_int_t)l->port, "queue",
+                                  (json_int_t)l->queue, "meter", (json_int_t)l->meter);
+        json_array_append_new(lanes, entry);
     }
-    return json_pack("{s:i s:i s:I s:O s:o s:I s:I s:O? s:o}", "table", (int)plan->table,
-                     "priority", (int)plan->priority, "cookie", (json_int_t)plan->cookie, "match",
-                     plan->match, "switches", changes, "reserve_bps", (json_int_t)plan->reserve_bps,
-                     "queue", (json_int_t)plan->queue, "lane_match", plan->lane_match, "lanes",
-                     lanes);
+    return json_pack("{s:i s:i s:I s:O s:o s:I s:O? s:o}", "table", (int)plan->table, "priority",
+                     (int)plan->priority, "cookie", (json_int_t)plan->cookie, "match", plan->match,
+                     "switches", changes, "reserve_bps", (json_int_t)plan->reserve_bps,
+                     "lane_match", plan->lane_match, "lanes", lanes);
 }
 
 static int load_target(const char *name, const char *dpid, char copy[64],
@@ -399,9 +405,12 @@ static int load_change(json_t *entry, struct fm_sdn_change *c)
 static int load_lane(json_t *entry, struct fm_sdn_lane *lane)
 {
     const char *name, *dpid;
-    json_int_t port;
-    if (json_unpack(entry, "{s:s s:s s:I}", "name", &name, "dpid", &dpid, "port", &port) != 0)
+    json_int_t port, queue, meter;
+    if (json_unpack(entry, "{s:s s:s s:I s:I s:I}", "name", &name, "dpid", &dpid, "port", &port,
+                    "queue", &queue, "meter", &meter) != 0)
         return -1;
+    lane->queue = queue;
+    lane->meter = meter;
     lane->port = (uint32_t)port;
     return load_target(name, dpid, lane->name, &lane->target);
 }
@@ -410,12 +419,11 @@ static int load_head(const json_t *saved, struct fm_sdn_plan *plan, json_t **cha
                      json_t **lanes)
 {
     int table, priority;
-    json_int_t cookie, reserve, queue;
+    json_int_t cookie, reserve;
     json_t *match, *lane_match;
-    if (json_unpack((json_t *)saved, "{s:i s:i s:I s:o s:o s:I s:I s:o s:o}", "table", &table,
+    if (json_unpack((json_t *)saved, "{s:i s:i s:I s:o s:o s:I s:o s:o}", "table", &table,
                     "priority", &priority, "cookie", &cookie, "match", &match, "switches", changes,
-                    "reserve_bps", &reserve, "queue", &queue, "lane_match", &lane_match, "lanes",
-                    lanes) != 0)
+                    "reserve_bps", &reserve, "lane_match", &lane_match, "lanes", lanes) != 0)
         return -1;
     if (!json_is_object(match) || !json_is_array(*changes) || !json_is_array(*lanes) ||
         json_array_size(*changes) > ENTRIES_MAX || json_array_size(*lanes) > ENTRIES_MAX)
@@ -424,7 +432,6 @@ static int load_head(const json_t *saved, struct fm_sdn_plan *plan, json_t **cha
     plan->priority = (uint16_t)priority;
     plan->cookie = (uint64_t)cookie;
     plan->reserve_bps = (uint64_t)reserve;
-    plan->queue = queue;
     plan->match = json_incref(match);
     return load_flow(lane_match, &plan->lane_match);
 }

@@ -26,11 +26,12 @@ struct fm_sdn_change {
     json_t *settled, *prepared;  /* our flows as they were read; NULL: none */
 };
 
-/* A switch on the way of the migration's own traffic, which has the queue for it. */
+/* A switch on the way of the migration's own traffic, which has a queue or a meter for it. */
 struct fm_sdn_lane {
     char name[64];
     struct fm_topology_switch target;
     uint32_t port;
+    int64_t queue, meter; /* < 0: none */
 };
 
 struct fm_sdn_plan {
@@ -41,8 +42,7 @@ struct fm_sdn_plan {
     struct fm_sdn_change *changes;
     size_t count;
     uint64_t reserve_bps; /* 0: none */
-    int64_t queue;
-    json_t *lane_match; /* of the migration's traffic */
+    json_t *lane_match;   /* of the migration's traffic */
     struct fm_sdn_lane *lanes;
     size_t lane_count;
 };
@@ -59,14 +59,15 @@ struct fm_sdn_settings {
     uint8_t table;
     uint16_t priority;
     uint64_t cookie, reserve_bps;
-    int64_t queue;
+    int64_t queue, meter;
 };
 int fm_sdn_settings_take(const struct fm_sdn_config *config, struct fm_sdn_settings *settings,
                          struct fm_error *err);
 void fm_sdn_settings_clear(struct fm_sdn_settings *settings);
 
 /* Without changes and reservation: the move does not concern the switches. The flows that were
- * there, and whether the lanes' switches have the queue, is yet to be filled in. */
+ * there, and whether the lanes' switches have queue and meter, is
+ * yet to be filled in. */
 int fm_sdn_plan_make(const struct fm_sdn_settings *settings, const struct fm_move *move,
                      struct fm_sdn_plan *plan, struct fm_error *err);
 json_t *fm_sdn_plan_save(const struct fm_sdn_plan *plan); /* new reference */

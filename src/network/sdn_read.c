@@ -79,37 +79,74 @@ static bool lane_taken(struct fm_sdn_step *step, const struct fm_sdn_lane *lane)
     return flow && !fm_sdn_flow_has_cookie(flow, step->plan.cookie);
 }
 
-/* Leaves the lanes whose switch has the queue; a switch that does not tell has none. */
-static int find_queues(struct fm_sdn_step *step, struct fm_error *err)
+static bool has_meter(const json_t *meters, int64_t meter)
+{
+    for (size_t i = 0; i < json_array_size(meters); i++) {
+        const json_t *id = json_object_get(json_array_get(meters, i), "meter_id");
+        if (json_is_integer(id) && json_integer_value(id) == meter)
+            return true;
+    }
+    return false;
+}
+
+/* A switch that refuses to tell has none. One that does not answer is another matter. */
+static int judge_silence(const struct fm_sdn_request *requests, size_t count, struct fm_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct fm_error *e = &requests[i].err;
+        if (e->code == FM_E_TIMEOUT || e->code == FM_E_UNREACHABLE)
+            return fm_error_set(err, e->code, "%s", e->text);
+    }
+    return 0;
+}
+
+/* Appends the questions about a lane; *count follows. */
+static void ask(const struct fm_sdn_lane *lane, struct fm_sdn_request *requests, size_t *count)
+{
+    if (lane->queue >= 0)
+        requests[(*count)++] = (struct fm_sdn_request){
+            .target = &lane->target, .verb = FM_SDN_QUEUES, .port = lane->port};
+    if (lane->meter >= 0)
+        requests[(*count)++] = (struct fm_sdn_request){
+            .target = &lane->target, .verb = FM_SDN_METERS, .port = (uint32_t)lane->meter};
+}
+
+/* Forgets what the lane's switch turns out not to have; `next` stands at its first answer. */
+static const struct fm_sdn_request *weigh(struct fm_sdn_lane *lane, bool taken,
+                                          const struct fm_sdn_request *next)
+{
+    if (lane->queue >= 0 && (!has_queue((next++)->answer, lane->queue) || taken))
+        lane->queue = -1;
+    if (lane->meter >= 0 && (!has_meter((next++)->answer, lane->meter) || taken))
+        lane->meter = -1;
+    return next;
+}
+
+/* Leaves the lanes whose switch can do something for the migration's traffic. */
+static int find_lanes(struct fm_sdn_step *step, struct fm_error *err)
 {
     struct fm_sdn_plan *plan = &step->plan;
-    size_t count = plan->lane_count;
-    size_t kept = 0;
-    fm_autofree bool *usable = fm_xcalloc(count + 1, sizeof(*usable));
-    fm_autofree struct fm_sdn_request *requests = fm_xcalloc(count + 1, sizeof(*requests));
-    for (size_t i = 0; i < count; i++)
-        requests[i] = (struct fm_sdn_request){
-            .target = &plan->lanes[i].target, .verb = FM_SDN_QUEUES, .port = plan->lanes[i].port};
-    struct fm_error failed = {0};
-    int rc = fm_sdn_run(step->batch.session, requests, count, &failed);
-    for (size_t i = 0; i < count; i++)
-        usable[i] =
-            has_queue(requests[i].answer, plan->queue) && !lane_taken(step, &plan->lanes[i]);
-    fm_sdn_requests_clear(requests, count);
-    if (rc < 0 && failed.code != FM_E_PROTOCOL && failed.code != FM_E_NOT_FOUND) {
-        if (err)
-            *err = failed;
-        return rc;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (!usable[i])
+    size_t lanes = plan->lane_count;
+    size_t count = 0;
+    fm_autofree struct fm_sdn_request *requests = fm_xcalloc(2 * lanes + 1, sizeof(*requests));
+    struct fm_error ignored = {0};
+    for (size_t i = 0; i < lanes; i++)
+        ask(&plan->lanes[i], requests, &count);
+    fm_sdn_run(step->batch.session, requests, count, &ignored);
+    int rc = judge_silence(requests, count, err);
+    const struct fm_sdn_request *next = requests;
+    for (size_t i = 0; i < lanes; i++)
+        next = weigh(&plan->lanes[i], lane_taken(step, &plan->lanes[i]), next);
+    plan->lane_count = 0;
+    for (size_t i = 0; i < lanes; i++) {
+        if (plan->lanes[i].queue < 0 && plan->lanes[i].meter < 0)
             continue;
-        struct fm_sdn_lane *lane = &plan->lanes[kept++];
+        struct fm_sdn_lane *lane = &plan->lanes[plan->lane_count++];
         *lane = plan->lanes[i];
         lane->target.name = lane->name;
     }
-    plan->lane_count = kept;
-    return 0;
+    fm_sdn_requests_clear(requests, count);
+    return rc;
 }
 
 static int read_switches(struct fm_sdn_step *step, struct fm_error *err)
@@ -123,7 +160,7 @@ static int read_switches(struct fm_sdn_step *step, struct fm_error *err)
     json_decref(matches);
     if (rc == 0)
         rc = take_before(step, err);
-    return rc == 0 ? find_queues(step, err) : rc;
+    return rc == 0 ? find_lanes(step, err) : rc;
 }
 
 int fm_sdn_read(void *ctx, const struct fm_move *move, json_t **before, struct fm_error *err)

@@ -17,6 +17,7 @@
 #define HEADER_LIMIT (64U << 10)
 #define EXACT_DOUBLE 9007199254740992.0 /* 2^53 */
 #define POLL_MS 1000
+#define CONNECTIONS 16L /* at a time: controllers are small servers */
 #define REMARK_BYTES 120
 
 struct fm_sdn_rest {
@@ -49,7 +50,7 @@ struct transfer {
     char *body; /* that is sent */
     char *data; /* that came */
     size_t len, header_len;
-    bool too_big, has_xid;
+    bool too_big, has_xid, has_barrier;
     uint32_t xid;
 };
 
@@ -119,6 +120,7 @@ struct fm_sdn_session *fm_sdn_session_open(struct fm_sdn_rest *rest, bool patien
     session->headers = curl_slist_append(NULL, "Content-Type: application/json");
     if (!session->multi || !session->headers)
         abort();
+    curl_multi_setopt(session->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, CONNECTIONS);
     return session;
 }
 
@@ -203,6 +205,7 @@ static size_t receive(char *data, size_t size, size_t count, void *ctx)
 static size_t receive_header(char *data, size_t size, size_t count, void *ctx)
 {
     static const char name[] = "x-openflow-xid:";
+    static const char barrier[] = "x-openflow-barrier:";
     struct transfer *t = ctx;
     size_t len = size * count;
     t->header_len += len;
@@ -210,6 +213,8 @@ static size_t receive_header(char *data, size_t size, size_t count, void *ctx)
         t->too_big = true;
         return 0;
     }
+    if (len >= sizeof(barrier) && strncasecmp(data, barrier, sizeof(barrier) - 1) == 0)
+        t->has_barrier = true;
     if (len < sizeof(name) || strncasecmp(data, name, sizeof(name) - 1) != 0)
         return len;
     fm_autofree char *text = fm_xstrndup(data + sizeof(name) - 1, len - sizeof(name) + 1);
@@ -256,12 +261,19 @@ static int judge_status(const struct transfer *t, long status, struct fm_error *
     }
 }
 
+static bool is_modification(enum fm_sdn_verb verb)
+{
+    return verb == FM_SDN_ADD || verb == FM_SDN_MODIFY_STRICT || verb == FM_SDN_DELETE_STRICT;
+}
+
 /* The answer's part for this switch, of the type that the verb promises. */
 static int take_answer(struct transfer *t, struct fm_error *err)
 {
     struct fm_sdn_request *request = t->request;
     enum fm_sdn_verb verb = request->verb;
-    if (verb != FM_SDN_FLOWS && verb != FM_SDN_QUEUES && verb != FM_SDN_BARRIER)
+    if (is_modification(verb) && t->has_barrier)
+        verb = FM_SDN_BARRIER;
+    if (is_modification(verb))
         return 0;
     json_error_t where;
     json_t *document = json_loadb(t->data ? t->data : "", t->len, JSON_DECODE_INT_AS_REAL, &where);
@@ -279,6 +291,33 @@ static int take_answer(struct transfer *t, struct fm_error *err)
         return fm_error_set(err, FM_E_PROTOCOL,
                             "the controller answers something else than the %s that was asked for",
                             verb == FM_SDN_FLOWS ? "list" : "document");
+    return 0;
+}
+
+static bool is_ours(const struct fm_sdn_session *session, uint64_t dpid, json_int_t xid)
+{
+    for (size_t i = 0; i < session->sent_count; i++)
+        if (session->sent[i].dpid == dpid && (json_int_t)session->sent[i].xid == xid)
+            return true;
+    return false;
+}
+
+static int judge_barrier(const struct fm_sdn_session *session, const struct fm_sdn_request *request,
+                         struct fm_error *err)
+{
+    const json_t *errors = json_object_get(request->answer, "errors");
+    for (size_t i = 0; i < json_array_size(errors); i++) {
+        const json_t *e = json_array_get(errors, i);
+        const json_t *xid = json_object_get(e, "xid");
+        if (!json_is_integer(xid) ||
+            !is_ours(session, request->target->dpid, json_integer_value(xid)))
+            continue;
+        return fm_error_set(err, FM_E_REFUSED,
+                            "the switch refuses a flow: OpenFlow error type %d code %d; do the "
+                            "configured port and table exist there?",
+                            (int)json_integer_value(json_object_get(e, "type")),
+                            (int)json_integer_value(json_object_get(e, "code")));
+    }
     return 0;
 }
 
@@ -303,7 +342,8 @@ static int judge(struct fm_sdn_session *session, struct transfer *t, CURLcode co
         return rc;
     session->sent = fm_xrealloc(session->sent, (session->sent_count + 1) * sizeof(*session->sent));
     session->sent[session->sent_count++] = (struct sent){t->request->target->dpid, t->xid};
-    return 0;
+    t->request->done = t->has_barrier;
+    return t->has_barrier ? judge_barrier(session, t->request, err) : 0;
 }
 
 /* ---- what goes ---- */
@@ -315,13 +355,15 @@ static char *path_of(const struct fm_sdn_request *request)
     case FM_SDN_FLOWS:
         return request->target ? fm_strf("/stats/flow/%llu", dpid) : fm_xstrdup("/stats/switches");
     case FM_SDN_ADD:
-        return fm_xstrdup("/stats/flowentry/add");
+        return fm_xstrdup("/stats/flowentry/add?barrier=1");
     case FM_SDN_MODIFY_STRICT:
-        return fm_xstrdup("/stats/flowentry/modify_strict");
+        return fm_xstrdup("/stats/flowentry/modify_strict?barrier=1");
     case FM_SDN_DELETE_STRICT:
-        return fm_xstrdup("/stats/flowentry/delete_strict");
+        return fm_xstrdup("/stats/flowentry/delete_strict?barrier=1");
     case FM_SDN_QUEUES:
         return fm_strf("/stats/queueconfig/%llu/%u", dpid, request->port);
+    case FM_SDN_METERS:
+        return fm_strf("/stats/meterconfig/%llu/%u", dpid, request->port);
     case FM_SDN_BARRIER:
         return fm_strf("/stats/barrier/%llu", dpid);
     }
@@ -488,34 +530,6 @@ int fm_sdn_connected(struct fm_sdn_session *session,
     return rc;
 }
 
-static bool is_ours(const struct fm_sdn_session *session, uint64_t dpid, json_int_t xid)
-{
-    for (size_t i = 0; i < session->sent_count; i++)
-        if (session->sent[i].dpid == dpid && (json_int_t)session->sent[i].xid == xid)
-            return true;
-    return false;
-}
-
-static int judge_barrier(const struct fm_sdn_session *session, const struct fm_sdn_request *request,
-                         struct fm_error *err)
-{
-    const json_t *errors = json_object_get(request->answer, "errors");
-    for (size_t i = 0; i < json_array_size(errors); i++) {
-        const json_t *e = json_array_get(errors, i);
-        const json_t *xid = json_object_get(e, "xid");
-        if (!json_is_integer(xid) ||
-            !is_ours(session, request->target->dpid, json_integer_value(xid)))
-            continue;
-        return fm_error_set(err, FM_E_REFUSED,
-                            "switch '%s' (dpid %llu) refuses a flow: OpenFlow error type %d code "
-                            "%d; do the configured port, table and queue exist there?",
-                            request->target->name, (unsigned long long)request->target->dpid,
-                            (int)json_integer_value(json_object_get(e, "type")),
-                            (int)json_integer_value(json_object_get(e, "code")));
-    }
-    return 0;
-}
-
 /* A controller that has the switches, and yet "not found": it has no barriers. */
 static bool lacks_barriers(struct fm_sdn_session *session,
                            const struct fm_topology_switch *const *targets,
@@ -543,10 +557,12 @@ int fm_sdn_barrier(struct fm_sdn_session *session, const struct fm_topology_swit
     } else {
         for (size_t i = 0; i < count; i++) {
             struct fm_error *e = &requests[i].err;
-            if (!e->code && judge_barrier(session, &requests[i], e) < 0 && rc == 0) {
-                rc = -(int)e->code;
-                if (err)
+            if (!e->code && judge_barrier(session, &requests[i], e) < 0) {
+                fm_error_prefix(e, "switch '%s' (dpid %llu)", targets[i]->name,
+                                (unsigned long long)targets[i]->dpid);
+                if (rc == 0 && err)
                     *err = *e;
+                rc = rc < 0 ? rc : -(int)e->code;
             }
             if (errors && e->code)
                 errors[i] = *e;

@@ -40,6 +40,7 @@ enum fm_sdn_verb {
     FM_SDN_MODIFY_STRICT, /* body: a flow with cookie_mask; does nothing when it is missing */
     FM_SDN_DELETE_STRICT, /* the same */
     FM_SDN_QUEUES,        /* answer: a list of {"port","queues":[{"queue_id"}]} of `port` */
+    FM_SDN_METERS,        /* answer: a list of {"meter_id"}: the one that is named in `port` */
     FM_SDN_BARRIER,       /* answer: {"errors":[…]} */
 };
 
@@ -49,6 +50,7 @@ struct fm_sdn_request {
     json_t *body; /* without dpid; owned */
     uint32_t port;
     json_t *answer;      /* owned; whole numbers are integers */
+    bool done;           /* the switch has done it: it needs no barrier */
     struct fm_error err; /* of this request */
 };
 

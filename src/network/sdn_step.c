@@ -52,16 +52,16 @@ struct fm_sdn_key fm_sdn_lane_key(const struct fm_sdn_plan *plan)
 }
 
 void fm_sdn_step_edit(struct fm_sdn_step *step, size_t index, enum fm_sdn_verb verb,
-                      struct fm_sdn_key key, int64_t queue, uint32_t port)
+                      struct fm_sdn_key key, json_t *actions)
 {
-    json_t *flow = fm_sdn_flow_make(&key, step->plan.cookie, fm_sdn_actions(queue, port));
+    json_t *flow = fm_sdn_flow_make(&key, step->plan.cookie, actions);
     fm_sdn_batch_edit(&step->batch, index, verb, flow);
     json_decref(flow);
 }
 
 bool fm_sdn_leads_to(const json_t *flow, uint32_t port)
 {
-    json_t *actions = fm_sdn_actions(-1, port);
+    json_t *actions = fm_sdn_actions(port);
     bool same = fm_sdn_flow_has_actions(flow, actions);
     json_decref(actions);
     return same;
@@ -72,7 +72,8 @@ void fm_sdn_step_edit_lanes(struct fm_sdn_step *step, enum fm_sdn_verb verb)
     for (size_t i = 0; i < step->plan.lane_count; i++) {
         const struct fm_sdn_lane *lane = &step->plan.lanes[i];
         fm_sdn_step_edit(step, fm_sdn_batch_add(&step->batch, &lane->target), verb,
-                         fm_sdn_lane_key(&step->plan), step->plan.queue, lane->port);
+                         fm_sdn_lane_key(&step->plan),
+                         fm_sdn_lane_actions(lane->meter, lane->queue, lane->port));
     }
 }
 

@@ -43,9 +43,9 @@ bool fm_sdn_leads_to(const json_t *flow, uint32_t port);
 /* A list with the container's match; new reference. */
 json_t *fm_sdn_container_match(const struct fm_sdn_plan *plan);
 
-/* Asks for a flow of ours at `key` that leads to `port`, or for its end. */
+/* Asks for a flow of ours at `key` with these actions (which it takes over), or for its end. */
 void fm_sdn_step_edit(struct fm_sdn_step *step, size_t index, enum fm_sdn_verb verb,
-                      struct fm_sdn_key key, int64_t queue, uint32_t port);
+                      struct fm_sdn_key key, json_t *actions);
 void fm_sdn_step_edit_lanes(struct fm_sdn_step *step, enum fm_sdn_verb verb);
 /* Gives the migration's own bandwidth back; its flows stay when another migration on the same way
  * needs them. */

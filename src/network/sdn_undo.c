@@ -29,8 +29,8 @@ static void restore(struct fm_sdn_step *step, size_t index, struct fm_sdn_key ke
     if (wanted && !(flow && json_equal(flow, wanted)))
         fm_sdn_batch_edit(&step->batch, index, FM_SDN_ADD, wanted);
     else if (!wanted) /* also when it is not seen: it may still be on its way */
-        fm_sdn_step_edit(step, index, FM_SDN_DELETE_STRICT, key, -1,
-                         step->plan.changes[index].old_port);
+        fm_sdn_step_edit(step, index, FM_SDN_DELETE_STRICT, key,
+                         fm_sdn_actions(step->plan.changes[index].old_port));
 }
 
 /* Nearest to the source first, as in switch_over. */

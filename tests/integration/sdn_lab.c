@@ -299,6 +299,7 @@ struct fm_sdn_config sdn_lab_config(const char *const *controllers)
         .timeout_ms = 2500,
         .topology = {list, FM_COUNT(list), links, FM_COUNT(links), hosts, FM_COUNT(hosts)},
         .queue = -1,
+        .meter = -1,
     };
 }
 

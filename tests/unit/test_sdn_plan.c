@@ -33,6 +33,7 @@ static struct fm_sdn_config base_config(void)
         .controllers = urls,
         .topology = {switches, FM_COUNT(switches), links, FM_COUNT(links), hosts, FM_COUNT(hosts)},
         .queue = -1,
+        .meter = -1,
     };
 }
 
@@ -147,10 +148,10 @@ static void test_bad_configuration(void **state)
     static const struct fm_sdn_port twice[] = {{"host-a", "left", 1}, {"host-a", "left", 2}};
     static const char *const no_url[] = {"127.0.0.1:8080", NULL};
     static const char *const none[] = {NULL};
-    struct fm_sdn_config bad[9];
+    struct fm_sdn_config bad[10];
     static const char *const words[FM_COUNT(bad)] = {
         "'nowhere'",  "port 0", "two ports",   "127.0.0.1:8080", "no SDN controller",
-        "priority 1", "2^53",   "no switches", "between hosts"};
+        "priority 1", "2^53",   "no switches", "between hosts",  "meter 4294901761"};
     for (size_t i = 0; i < FM_COUNT(bad); i++)
         bad[i] = base_config();
     bad[0].ports = unknown;
@@ -164,6 +165,7 @@ static void test_bad_configuration(void **state)
     bad[6].cookie = 1ULL << 53;
     bad[7].topology.switch_count = 0;
     bad[8].reserve_bps = 1;
+    bad[9].meter = 0xffff0001;
     bad[8].topology.host_count = 1;
     for (size_t i = 0; i < FM_COUNT(bad); i++) {
         struct fm_follower follower;
@@ -189,7 +191,7 @@ static void test_journal(void **state)
     assert_int_equal(plan.lane_count, 3);
     assert_string_equal(json_string_value(json_object_get(plan.lane_match, "ipv6_dst")), "fd00::2");
     struct fm_sdn_key key = {0, 20000, plan.match};
-    plan.changes[1].settled = fm_sdn_flow_make(&key, plan.cookie, fm_sdn_actions(-1, 1));
+    plan.changes[1].settled = fm_sdn_flow_make(&key, plan.cookie, fm_sdn_actions(1));
     json_t *saved = fm_sdn_plan_save(&plan);
     assert_non_null(saved);
     assert_int_equal(fm_sdn_plan_load(saved, &copy, &err), 0);
@@ -275,10 +277,10 @@ static void test_entries(void **state)
     json_t *match = json_pack("{s:s}", "dl_dst", MAC);
     struct fm_sdn_key key = {0, 9, match};
     struct fm_error err = {0};
-    json_t *flow = fm_sdn_flow_make(&key, 5, fm_sdn_actions(4, 2));
+    json_t *flow = fm_sdn_flow_make(&key, 5, fm_sdn_lane_actions(6, 4, 2));
     json_t *entry = fm_sdn_flow_entry(flow, &err);
-    json_t *wanted = json_pack("[{s:s s:i} {s:s s:i}]", "type", "SET_QUEUE", "queue_id", 4, "type",
-                               "OUTPUT", "port", 2);
+    json_t *wanted = json_pack("[{s:s s:i} {s:s s:i} {s:s s:i}]", "type", "METER", "meter_id", 6,
+                               "type", "SET_QUEUE", "queue_id", 4, "type", "OUTPUT", "port", 2);
     assert_true(json_equal(json_object_get(entry, "actions"), wanted));
     assert_string_equal(json_string_value(json_object_get(entry, "cookie_mask")),
                         "0xffffffffffffffff");
