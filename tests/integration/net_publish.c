@@ -199,12 +199,23 @@ void publish_scene_stop(struct publish_scene *s)
     stop_hosts();
 }
 
+/* As a migration does: else the first packet on the new host waits for an answer to ARP. */
+static void take_neighbours(const struct lab_host *from, const char *place)
+{
+    fm_autofree char *netns = fm_strf("%s/netns/server", lab_run_dir(from));
+    fm_autofree char *commands =
+        lab_sh(netns, "ip neigh show dev eth0 | awk '/lladdr/ { print \"ip neigh replace\", $1, "
+                      "\"lladdr\", $3, \"dev eth0 nud stale\" }'");
+    free(lab_sh(place, "%s", commands));
+}
+
 uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, struct lab_host *to,
                       const struct publish_actor *actor, unsigned stand_ms)
 {
     struct lab_reply place = lab_call(to, about_server(s, LAB_STAGE));
     set_remote(to, s->family->server, from->address);
     lab_call(from, about_server(s, LAB_HOLD_PREPARE));
+    take_neighbours(from, place.ep.netns);
 
     actor->freeze(actor->ctx);
     uint64_t frozen = fm_now_us();
