@@ -490,7 +490,6 @@ int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err)
     if (p->reservations)
         fm_reserve_release(p->reservations, in->id);
     int rc = enter_running(in, err);
-    take_lease(in);
     if (rc == 0)
         rc = fm_incoming_memory_complete(in, err);
     if (rc == 0)

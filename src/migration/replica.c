@@ -218,7 +218,8 @@ static int take(struct fm_components *p, const char *kind, const char *key, cons
         fm_warn(FM_NETWORK_MANAGER,
                 "Network %s was removed on host %s and has containers here: it stays.", key,
                 text(doc, "updated_by"));
-        return write_over(p, kind, key, doc, json_copy(before), err);
+        json_auto_t *again = json_copy(before);
+        return write_over(p, kind, key, doc, again, err);
     }
     rc = p->store.ops->put(p->store.ctx, kind, key, doc, err);
     if (rc == 0 && apply(p, kind, before, doc, problem) < 0)

@@ -54,6 +54,8 @@ static void open_world(const struct sweep *sweep)
     world.unhealthy = sweep->unhealthy;
     world.dies = sweep->dies;
     world_set_strategy(sweep->strategy);
+    world_exchange(); /* both know its lease */
+    world.calls = 0;
 }
 
 /* Only what was announced for the next start may be left to it. */
