@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "migration/lifecycle.h"
 #include "network/address.h"
+#include "network/host_port.h"
 
 #define ATTEMPTS 32 /* of an automatic choice */
 
@@ -85,13 +86,28 @@ static int complete(struct fm_components *p, const struct wish *w, struct fm_con
     return 0;
 }
 
+/* The others send to it without asking, as to a container. */
+static int complete_own(struct fm_lease *l, struct fm_error *err)
+{
+    struct fm_ip ip, ip6 = {0};
+    uint8_t mac[6];
+    int rc = fm_ip_parse("address", l->ip, &ip, err);
+    if (rc == 0 && *l->ip6)
+        rc = fm_ip_parse("address", l->ip6, &ip6, err);
+    if (rc < 0)
+        return rc;
+    fm_host_port_mac(&ip, &ip6, mac);
+    fm_mac_format(mac, l->mac);
+    return 0;
+}
+
 /* One attempt; FM_E_EXISTS: what was chosen is taken, and is not chosen again. */
 static int attempt(struct fm_components *p, struct wish *w, struct fm_lease *l,
                    struct fm_error *err)
 {
     int rc = choose(p, w, l, err);
-    if (rc == 0 && w->container)
-        rc = complete(p, w, w->container, l, err);
+    if (rc == 0)
+        rc = w->container ? complete(p, w, w->container, l, err) : complete_own(l, err);
     if (rc < 0)
         return rc;
     json_t *found = NULL;

@@ -294,9 +294,13 @@ static void report_loss(struct fm_components *p, const json_t *before, const jso
            text(doc, "ip"), text(before, "owner"), text(doc, "owner"), text(doc, "host"));
 }
 
-static bool publishes(const json_t *doc)
+/* What the table of published ports says changes with it: a container's, or this host's own, under
+ * which its requests go on. */
+static bool publishes(const struct fm_components *p, const json_t *doc)
 {
-    return json_array_size(json_object_get(doc, "publish")) > 0;
+    fm_autofree char *own = fm_strf(HOST_PREFIX "%s", p->host);
+    return json_array_size(json_object_get(doc, "publish")) > 0 ||
+           fm_streq(text(doc, "owner"), own);
 }
 
 int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t *doc,
@@ -314,7 +318,7 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
     }
     if (rc == 0 && (is_live(doc) || is_live(before)))
         rc = fm_lease_point(p, doc, err);
-    if (publishes(doc) || publishes(before)) {
+    if (publishes(p, doc) || publishes(p, before)) {
         int published = fm_leases_publish(p, rc < 0 ? NULL : err);
         rc = rc < 0 ? rc : published;
     }

@@ -306,6 +306,8 @@ static void compare_publications(struct comparison *c)
     }
     json_object_foreach(there, line, value)
         differ(c, "port %s is published, and no lease says so", line);
+    if (count > 0 && json_is_false(json_object_get(c->kernel, "whole")))
+        differ(c, "the firewall's table is damaged");
 }
 
 /* --- verify --- */

@@ -374,8 +374,8 @@ int fm_networks_adopt(struct fm_components *p, const json_t *doc, bool to_make,
 
 /* --- into effect --- */
 
-int fm_networks_apply(struct fm_components *p, const json_t *before, const json_t *doc,
-                      struct fm_error *err)
+static int apply_devices(struct fm_components *p, const json_t *before, const json_t *doc,
+                         struct fm_error *err)
 {
     struct fm_network_spec spec;
     bool was = before && !json_is_true(json_object_get(before, "removed"));
@@ -391,6 +391,14 @@ int fm_networks_apply(struct fm_components *p, const json_t *before, const json_
     return rc < 0 ? rc : p->network.ops->define(p->network.ctx, &spec, err);
 }
 
+/* The firewall keeps networks apart: it is told of each that comes and goes. */
+int fm_networks_apply(struct fm_components *p, const json_t *before, const json_t *doc,
+                      struct fm_error *err)
+{
+    int rc = apply_devices(p, before, doc, err);
+    return rc < 0 ? rc : fm_leases_publish(p, err);
+}
+
 void fm_networks_define(struct fm_components *p)
 {
     json_auto_t *docs = fm_replica_live(p, FM_KIND_NETWORK, NULL);
@@ -401,7 +409,7 @@ void fm_networks_define(struct fm_components *p)
     json_array_foreach(docs, i, doc)
     {
         struct fm_error err = {0};
-        if (fm_networks_apply(p, doc, doc, &err) < 0)
+        if (apply_devices(p, doc, doc, &err) < 0)
             fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "Network %s: %s.", text(doc, "name"),
                    err.text);
     }

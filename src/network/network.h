@@ -93,7 +93,7 @@ struct fm_network_ops {
                    struct fm_error *err);
     /* What the kernel has of all this, {"networks":[{"name","mode","mtu","devices":[{"name","kind",
      * "mtu","up"}],"remotes":[{"mac","host"}],"peers":[host…],"ports":[{"container","ip","ip6",
-     * "mac","open"}],"host_address","host_address6","host_mac"}],"publications":[…],"whole"}; new
+     * "mac","open"}],"host_address":[…]}],"publications":[…],"whole"}; new
      * reference. A VXLAN device has also "vni" and "attached" (to its bridge). A remote is one
      * whose frames leave the bridge and the VXLAN device for that host; a port is open when it
      * forwards and has its entry; the table of published ports is whole, or damaged. */

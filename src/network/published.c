@@ -55,6 +55,20 @@ int fm_published_host_address(struct fm_fabric *fabric, const char *network, con
     return rc < 0 ? rc : fm_host_port_make(&fabric->slow, &port, mac, err);
 }
 
+/* One network without a published port needs no table, and no nftables in the kernel. */
+static bool needs_table(size_t network_count, size_t publication_count)
+{
+    json_t *there = NULL;
+    bool whole = false;
+    struct fm_error ignored = {0};
+    if (network_count > 1 || publication_count > 0)
+        return true;
+    int rc = fm_firewall_describe(&there, &whole, &ignored);
+    bool left = rc == 0 && (whole || json_array_size(there) > 0);
+    json_decref(there);
+    return left;
+}
+
 int fm_published_apply(struct fm_fabric *fabric, const struct fm_publication *list, size_t count,
                        struct fm_error *err)
 {
@@ -73,6 +87,8 @@ int fm_published_apply(struct fm_fabric *fabric, const struct fm_publication *li
                                                          .address = own.address,
                                                          .address6 = own.address6};
     }
+    if (!needs_table(known, count))
+        return 0;
     struct fm_firewall firewall = {.networks = networks,
                                    .network_count = known,
                                    .publications = list,
@@ -80,23 +96,26 @@ int fm_published_apply(struct fm_fabric *fabric, const struct fm_publication *li
     return fm_firewall_apply(&firewall, err);
 }
 
+static void add_address(json_t *list, const struct fm_ip *ip)
+{
+    char text[FM_IP_TEXT];
+    if (ip->family)
+        json_array_append_new(list, json_string(fm_ip_format(ip, text)));
+}
+
 static int describe_own(struct fm_fabric *fabric, json_t *network, struct fm_error *err)
 {
     struct fm_host_port_state own;
-    char ip[FM_IP_TEXT] = "", ip6[FM_IP_TEXT] = "", mac[FM_MAC_TEXT] = "";
     const char *name = json_string_value(json_object_get(network, "name"));
     int rc = fm_host_port_read(&fabric->slow, name, &own, err);
     if (rc < 0)
         return rc;
-    if (own.found && own.address.family)
-        fm_ip_format(&own.address, ip);
-    if (own.found && own.address6.family)
-        fm_ip_format(&own.address6, ip6);
-    if (own.found)
-        fm_mac_format(own.mac, mac);
-    json_object_set_new(network, "host_address", json_string(ip));
-    json_object_set_new(network, "host_address6", json_string(ip6));
-    json_object_set_new(network, "host_mac", json_string(mac));
+    json_t *addresses = json_array();
+    if (own.found) {
+        add_address(addresses, &own.address);
+        add_address(addresses, &own.address6);
+    }
+    json_object_set_new(network, "host_address", addresses);
     return 0;
 }
 

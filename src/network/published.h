@@ -10,8 +10,7 @@ int fm_published_host_address(struct fm_fabric *fabric, const char *network, con
                               const char *ip6, struct fm_error *err);
 int fm_published_apply(struct fm_fabric *fabric, const struct fm_publication *list, size_t count,
                        struct fm_error *err);
-/* Adds "publications" and "whole" to a description, and to each network "host_address",
- * "host_address6" ("": none) and "host_mac". */
+/* Adds "publications" and "whole" to a description, and to each network "host_address". */
 int fm_published_describe(struct fm_fabric *fabric, json_t *description, struct fm_error *err);
 
 #endif
