@@ -1,13 +1,60 @@
 /* Tracker: what CRIU is shown of a process's mappings, and that it is true. */
 #include "tracked_child.h"
 
+#include <pthread.h>
+
+#include "base/fault.h"
 #include "scratch.h"
 #include "state/memory_map.h"
 #include "state/tracker_backend.h"
 
+#define STACK_PAGES 64
+
+static struct {
+    char *pages;
+    size_t len;
+    volatile int *step, *done;
+    bool ends;
+    pid_t pid;
+} peer;
+
+static void pass_by_dump(char *p, size_t len)
+{
+    syscall(SYS_madvise, p, len, MADV_DONTDUMP);
+}
+
+static void *advise_as_thread(void *arg)
+{
+    pass_by_dump(peer.pages, peer.len);
+    *peer.done = 1;
+    for (;;)
+        pause();
+    return arg;
+}
+
+/* Another process with the same memory. */
+static int advise_as_peer(void *arg)
+{
+    (void)arg;
+    while (*peer.step < 1)
+        pause_us(100);
+    pass_by_dump(peer.pages, peer.len);
+    *peer.done = 1;
+    while (!peer.ends)
+        pause();
+    return 0;
+}
+
+static void await_peer(void)
+{
+    while (!*peer.done)
+        pause_us(100);
+}
+
 /* Steps through changes; value[0] is a mapping of 16 pages. */
 static void change(struct board *b)
 {
+    pthread_t thread;
     size_t len = 16 * PAGE;
     char *wide = mmap(NULL, 3 * len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char *p = wide + len;
@@ -15,6 +62,14 @@ static void change(struct board *b)
     mprotect(p, len, PROT_READ | PROT_WRITE);
     memset(p, 1, len);
     b->value[0] = (uintptr_t)p;
+    peer.pages = p;
+    peer.len = len;
+    peer.step = &b->step;
+    peer.done = (volatile int *)&b->value[1];
+    peer.ends = b->flag == 'Q';
+    if (b->flag == 'P' || b->flag == 'Q')
+        peer.pid = clone(advise_as_peer, map_filled(STACK_PAGES, 0) + STACK_PAGES * PAGE,
+                         CLONE_VM | SIGCHLD, NULL);
     reach(b, 1);
     switch (b->flag) {
     case 'm': /* leaves no trace in maps */
@@ -44,6 +99,29 @@ static void change(struct board *b)
     case 'u':
         munmap(p, len / 2);
         break;
+    case 'c': /* of content only */
+        madvise(p, len, MADV_DONTNEED);
+        break;
+    case 'T':
+        pthread_create(&thread, NULL, advise_as_thread, NULL);
+        await_peer();
+        break;
+    case 'P':
+        await_peer();
+        break;
+    case 'Q':
+        waitpid(peer.pid, NULL, 0);
+        break;
+    case 'F': /* has flags of its own */
+        if (fork() == 0) {
+            be_a_child();
+            pass_by_dump(p, len);
+            *peer.done = 1;
+            for (;;)
+                pause();
+        }
+        await_peer();
+        break;
     default:
         break;
     }
@@ -56,6 +134,7 @@ struct shown {
     struct fm_memory_map map; /* that CRIU reads */
     uint64_t *hidden;
     size_t hidden_len;
+    bool known; /* that the flags are those of the freeze, without a walk */
     int verified;
     struct fm_error err;
 };
@@ -90,29 +169,41 @@ static void expect_hidden(const struct shown *s, const struct fm_ranges *mapped)
 
 /* A change between the copy and the freeze. */
 static struct child c;
+static bool watched; /* calls are counted */
+
+static void note_tree(struct fm_tracker *t, struct shown *s)
+{
+    struct tree tree = tree_of(c.pid);
+
+    fm_fault_arm(watched ? NULL : "flag-watch.open=fail");
+    assert_int_equal(fm_tracker_note_maps(t, tree.pids, tree.count, &s->err), 0);
+    fm_fault_arm(NULL);
+}
 
 static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct shown *s)
 {
     struct fm_tracker *t = open_tracker(kind);
     fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct board *board = new_board();
     struct mirror m = {0};
 
     *s = (struct shown){0};
-    child_start(&c, change);
+    board->flag = change_kind;
+    child_start_on(&c, board, change, 0);
     await(&c, 1);
     if (kind != FM_TRACKER_NONE)
         round_of(t, c.pid, &m);
     if (note)
-        assert_int_equal(fm_tracker_note_maps(t, &c.pid, 1, &s->err), 0);
-    c.board->flag = change_kind;
+        note_tree(t, s);
     proceed(&c, 1);
     struct tree tree = freeze(c.pid);
     scan_tree(t, &tree, true, &scan);
     check_order(&scan);
     assert_int_equal(fm_tracker_write_filter(t, &scan, scratch, &s->err), 0);
+    s->known = fm_tracker_find(t, c.pid)->shown_flags_hold;
     s->verified = fm_tracker_verify_maps(t, &scan, &s->err);
     read_shown(c.pid, s);
-    expect_hidden(s, &scan.items[0].mapped);
+    expect_hidden(s, &answer_of(&scan, c.pid)->mapped);
     mirror_clear(&m);
     fm_tracker_close(t);
 }
@@ -155,6 +246,31 @@ static void what_is_shown_is_true(void **state)
     shown_maps_are_true_after('s', true);
     shown_maps_are_true_after('n', true);
     shown_maps_are_true_after('u', true);
+    shown_maps_are_true_after('c', true);
+    shown_maps_are_true_after('F', true);
+}
+
+/* Without a second walk, but where it is needed. */
+static void expect_known(int change_kind, bool note, bool known)
+{
+    struct shown s;
+
+    show(FM_TRACKER_PAGEMAP_SCAN, change_kind, note, &s);
+    assert_int_equal(s.known, known);
+    expect_true(&s);
+    shown_clear(&s);
+    child_end(&c);
+}
+
+static void pages_are_walked_once(void **state)
+{
+    (void)state;
+    expect_known('-', true, watched);
+    expect_known('-', false, true); /* read in the freeze */
+    expect_known('l', true, true);
+    expect_known('u', true, true);
+    if (access("/sys/kernel/tracing/events/syscalls/sys_enter_madvise", F_OK) == 0)
+        expect_known('c', true, watched);
 }
 
 static void locked_memory_is_not_hidden(void **state)
@@ -170,17 +286,28 @@ static void locked_memory_is_not_hidden(void **state)
     child_end(&c);
 }
 
+static void expect_found(enum fm_tracker_kind kind, int change_kind)
+{
+    struct shown s;
+
+    show(kind, change_kind, true, &s);
+    assert_int_equal(s.verified, -FM_E_FAILED);
+    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) from "));
+    shown_clear(&s);
+    child_end(&c);
+}
+
 /* The copy was shown, and the flags have changed since without a trace. */
 static void flags_that_changed_unseen_are_found(void **state)
 {
     struct shown s;
 
     (void)state;
-    show(FM_TRACKER_PAGEMAP_SCAN, 'm', true, &s);
-    assert_int_equal(s.verified, -FM_E_FAILED);
-    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) from "));
-    shown_clear(&s);
-    child_end(&c);
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'm');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'T');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'P');
+    expect_found(FM_TRACKER_NONE, 'P');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'Q');
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', false, &s);
     expect_true(&s);
     shown_clear(&s);
@@ -229,19 +356,60 @@ static void an_unknown_process_cannot_be_shown(void **state)
     fm_tracker_close(t);
 }
 
+static int use_watch(void **state)
+{
+    (void)state;
+    watched = true;
+    return 0;
+}
+
+static int use_walk(void **state)
+{
+    (void)state;
+    watched = false;
+    return 0;
+}
+
+/* Where calls can be counted, and where not. */
+#define WATCHED(test) cmocka_unit_test_setup(test, use_watch)
+#define WALKED(test)                                                                               \
+    {                                                                                              \
+#test " (not watched)", test, use_walk, NULL, NULL                                         \
+    }
+
+static bool can_watch(void)
+{
+    struct fm_error err = {0};
+    struct fm_flag_watch *w = fm_flag_watch_open(&err);
+
+    if (!w)
+        print_message("SKIPPED: half of the tests: %s\n", err.text);
+    fm_flag_watch_close(w);
+    return w != NULL;
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_shown_is_true),
-        cmocka_unit_test(locked_memory_is_not_hidden),
-        cmocka_unit_test(flags_that_changed_unseen_are_found),
-        cmocka_unit_test(guard_regions_are_scanned_for),
-        cmocka_unit_test(an_unknown_process_cannot_be_shown),
+    const struct CMUnitTest with[] = {
+        WATCHED(what_is_shown_is_true),         WATCHED(pages_are_walked_once),
+        WATCHED(locked_memory_is_not_hidden),   WATCHED(flags_that_changed_unseen_are_found),
+        WATCHED(guard_regions_are_scanned_for),
     };
+    const struct CMUnitTest without[] = {
+        WALKED(what_is_shown_is_true),         WALKED(pages_are_walked_once),
+        WALKED(locked_memory_is_not_hidden),   WALKED(flags_that_changed_unseen_are_found),
+        WALKED(guard_regions_are_scanned_for), cmocka_unit_test(an_unknown_process_cannot_be_shown),
+    };
+    int failed;
 
     if (fm_tracker_probe(FM_TRACKER_PAGEMAP_SCAN, NULL) < 0) {
         print_message("SKIPPED: no PAGEMAP_SCAN here\n");
         return 77;
     }
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    make_scratch(NULL);
+    failed = cmocka_run_group_tests(without, NULL, NULL);
+    if (can_watch())
+        failed += cmocka_run_group_tests(with, NULL, NULL);
+    remove_scratch(NULL);
+    return failed;
 }
