@@ -1,8 +1,6 @@
 /* Tracker: what CRIU is shown of a process's mappings, and that it is true. */
 #include "tracked_child.h"
 
-#include <pthread.h>
-
 #include "base/fault.h"
 #include "scratch.h"
 #include "state/memory_map.h"
@@ -16,6 +14,7 @@ static struct {
     volatile int *step, *done;
     bool ends;
     pid_t pid;
+    char *stack;
 } peer;
 
 static void pass_by_dump(char *p, size_t len)
@@ -23,17 +22,7 @@ static void pass_by_dump(char *p, size_t len)
     syscall(SYS_madvise, p, len, MADV_DONTDUMP);
 }
 
-static void *advise_as_thread(void *arg)
-{
-    pass_by_dump(peer.pages, peer.len);
-    *peer.done = 1;
-    for (;;)
-        pause();
-    return arg;
-}
-
-/* Another process with the same memory. */
-static int advise_as_peer(void *arg)
+static int advise(void *arg)
 {
     (void)arg;
     while (*peer.step < 1)
@@ -45,6 +34,12 @@ static int advise_as_peer(void *arg)
     return 0;
 }
 
+/* A thread, or another process with the same memory. Its stack shall not show. */
+static void start_peer(int flags)
+{
+    peer.pid = clone(advise, peer.stack + STACK_PAGES * PAGE, CLONE_VM | flags, NULL);
+}
+
 static void await_peer(void)
 {
     while (!*peer.done)
@@ -54,7 +49,6 @@ static void await_peer(void)
 /* Steps through changes; value[0] is a mapping of 16 pages. */
 static void change(struct board *b)
 {
-    pthread_t thread;
     size_t len = 16 * PAGE;
     char *wide = mmap(NULL, 3 * len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char *p = wide + len;
@@ -67,9 +61,9 @@ static void change(struct board *b)
     peer.step = &b->step;
     peer.done = (volatile int *)&b->value[1];
     peer.ends = b->flag == 'Q';
+    peer.stack = map_filled(STACK_PAGES, 0);
     if (strchr("PpQ", b->flag))
-        peer.pid = clone(advise_as_peer, map_filled(STACK_PAGES, 0) + STACK_PAGES * PAGE,
-                         CLONE_VM | SIGCHLD, NULL);
+        start_peer(SIGCHLD);
     reach(b, 1);
     switch (b->flag) {
     case 'm': /* leaves no trace in maps */
@@ -103,7 +97,7 @@ static void change(struct board *b)
         madvise(p, len, MADV_DONTNEED);
         break;
     case 'T':
-        pthread_create(&thread, NULL, advise_as_thread, NULL);
+        start_peer(CLONE_THREAD | CLONE_SIGHAND);
         await_peer();
         break;
     case 'P':
