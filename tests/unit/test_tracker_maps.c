@@ -166,6 +166,18 @@ static void expect_hidden(const struct shown *s, const struct fm_ranges *mapped)
 static struct child c;
 static bool watched; /* calls are counted */
 
+static void need_watch(void)
+{
+    struct fm_error err = {0};
+    struct fm_flag_watch *w = fm_flag_watch_open(&err);
+
+    fm_flag_watch_close(w);
+    if (!w) {
+        print_message("SKIPPED: %s\n", err.text);
+        skip();
+    }
+}
+
 static void note_tree(struct fm_tracker *t, struct shown *s)
 {
     struct tree tree = tree_of(c.pid);
@@ -179,12 +191,15 @@ static void note_tree(struct fm_tracker *t, struct shown *s)
 
 static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct shown *s)
 {
-    struct fm_tracker *t = open_tracker(kind);
     fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
     struct board *board = new_board();
+    struct fm_tracker *t;
     struct mirror m = {0};
 
     *s = (struct shown){0};
+    if (watched)
+        need_watch();
+    t = open_tracker(kind);
     board->flag = change_kind;
     child_start_on(&c, board, change, 0);
     await(&c, 1);
@@ -375,39 +390,25 @@ static int use_walk(void **state)
 #test " (not watched)", test, use_walk, NULL, NULL                                         \
     }
 
-static bool can_watch(void)
-{
-    struct fm_error err = {0};
-    struct fm_flag_watch *w = fm_flag_watch_open(&err);
-
-    if (!w)
-        print_message("SKIPPED: half of the tests: %s\n", err.text);
-    fm_flag_watch_close(w);
-    return w != NULL;
-}
-
 int main(void)
 {
-    const struct CMUnitTest with[] = {
-        WATCHED(what_is_shown_is_true),         WATCHED(pages_are_walked_once),
-        WATCHED(locked_memory_is_not_hidden),   WATCHED(flags_that_changed_unseen_are_found),
+    const struct CMUnitTest tests[] = {
+        WATCHED(what_is_shown_is_true),
+        WALKED(what_is_shown_is_true),
+        WATCHED(pages_are_walked_once),
+        WALKED(pages_are_walked_once),
+        WATCHED(locked_memory_is_not_hidden),
+        WALKED(locked_memory_is_not_hidden),
+        WATCHED(flags_that_changed_unseen_are_found),
+        WALKED(flags_that_changed_unseen_are_found),
         WATCHED(guard_regions_are_scanned_for),
+        WALKED(guard_regions_are_scanned_for),
+        cmocka_unit_test(an_unknown_process_cannot_be_shown),
     };
-    const struct CMUnitTest without[] = {
-        WALKED(what_is_shown_is_true),         WALKED(pages_are_walked_once),
-        WALKED(locked_memory_is_not_hidden),   WALKED(flags_that_changed_unseen_are_found),
-        WALKED(guard_regions_are_scanned_for), cmocka_unit_test(an_unknown_process_cannot_be_shown),
-    };
-    int failed;
 
     if (fm_tracker_probe(FM_TRACKER_PAGEMAP_SCAN, NULL) < 0) {
         print_message("SKIPPED: no PAGEMAP_SCAN here\n");
         return 77;
     }
-    make_scratch(NULL);
-    failed = cmocka_run_group_tests(without, NULL, NULL);
-    if (can_watch())
-        failed += cmocka_run_group_tests(with, NULL, NULL);
-    remove_scratch(NULL);
-    return failed;
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
