@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -94,18 +95,24 @@ struct fm_flag_watch {
 
 /* ---- tracepoints ---- */
 
-static int tracepoint_id(const char *name)
+/* A mount of our own, which nobody sees: tracefs need not be mounted where we are. */
+static int mount_tracefs(void)
 {
-    static const char *const dirs[] = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
+    fm_autoclose int fs = fsopen("tracefs", FSOPEN_CLOEXEC);
 
-    for (size_t i = 0; i < FM_COUNT(dirs); i++) {
-        fm_autofree char *path = fm_strf("%s/events/%s/id", dirs[i], name);
-        fm_autofree char *line = fm_file_line(path);
+    if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return -1;
+    return fsmount(fs, FSMOUNT_CLOEXEC, 0);
+}
 
-        if (line)
-            return (int)strtol(line, NULL, 10);
-    }
-    return -1;
+static int tracepoint_id(int tracefs, const char *name)
+{
+    fm_autofree char *path = fm_strf("events/%s/id", name);
+    fm_autoclose int fd = openat(tracefs, path, O_RDONLY | O_CLOEXEC);
+    char text[16] = "";
+
+    return fd >= 0 && fm_read_full(fd, text, sizeof(text) - 1) > 0 ? (int)strtol(text, NULL, 10)
+                                                                   : -1;
 }
 
 /* "id==28||id==149..." */
@@ -133,7 +140,8 @@ static size_t files_allowed(void)
 
 struct fm_flag_watch *fm_flag_watch_open(struct fm_error *err)
 {
-    int exit_id = fm_fault("flag-watch.open") ? -1 : tracepoint_id("raw_syscalls/sys_exit");
+    fm_autoclose int tracefs = fm_fault("flag-watch.open") ? -1 : mount_tracefs();
+    int exit_id = tracefs < 0 ? -1 : tracepoint_id(tracefs, "raw_syscalls/sys_exit");
     struct fm_flag_watch *w;
 
     if (exit_id < 0) {
@@ -142,7 +150,7 @@ struct fm_flag_watch *fm_flag_watch_open(struct fm_error *err)
     }
     w = fm_xcalloc(1, sizeof(*w));
     w->exit_id = exit_id;
-    w->madvise_id = tracepoint_id("syscalls/sys_enter_madvise");
+    w->madvise_id = tracepoint_id(tracefs, "syscalls/sys_enter_madvise");
     w->changing = filter_of("id", changing_calls, FM_COUNT(changing_calls));
     w->harmless = filter_of("behavior", content_advice, FM_COUNT(content_advice));
     w->files_left = files_allowed();

@@ -22,12 +22,12 @@
 
 struct fm_flag_watch;
 
-/* FM_E_REFUSED: no tracefs here, or no such tracepoints. */
+/* FM_E_REFUSED: the kernel has no such tracepoints, or this process may not mount tracefs. */
 struct fm_flag_watch *fm_flag_watch_open(struct fm_error *err);
 /* Takes 20 to 80 ms (a grace period of RCU for each tracepoint). NULL is fine. */
 void fm_flag_watch_close(struct fm_flag_watch *w);
 
-/* Begins with a process and all of its threads, some 50 us each; what it does from here on counts.
+/* Begins with a process and all of its threads, some 40 us each; what it does from here on counts.
  * FM_E_REFUSED: too many threads, a 32-bit program, no permission. */
 int fm_flag_watch_add(struct fm_flag_watch *w, pid_t pid, struct fm_error *err);
 /* True when the process stands still, and neither has made such a call since nor executed another
