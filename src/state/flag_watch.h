@@ -24,14 +24,14 @@ struct fm_flag_watch;
 
 /* FM_E_REFUSED: the kernel has no such tracepoints, or this process may not mount tracefs. */
 struct fm_flag_watch *fm_flag_watch_open(struct fm_error *err);
-/* Takes 20 to 80 ms (a grace period of RCU for each tracepoint). NULL is fine. */
+/* Takes 40 to 80 ms (a grace period of RCU for each tracepoint). NULL is fine. */
 void fm_flag_watch_close(struct fm_flag_watch *w);
 
 /* Begins with a process and all of its threads, some 40 us each; what it does from here on counts.
  * FM_E_REFUSED: too many threads, a 32-bit program, no permission. */
 int fm_flag_watch_add(struct fm_flag_watch *w, pid_t pid, struct fm_error *err);
 /* True when the process stands still, and neither has made such a call since nor executed another
- * program. False as well when it is not known. Under a microsecond per thread. NULL is fine. */
+ * program. False as well when it is not known. A microsecond per thread. NULL is fine. */
 bool fm_flag_watch_is_quiet(const struct fm_flag_watch *w, pid_t pid);
 
 #endif

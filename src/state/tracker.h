@@ -59,7 +59,7 @@ void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes);
  * them untrue (state/flag_watch.h), until fm_tracker_close or... */
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err);
-/* ...this, for which the final scan must be over. Some 20 to 80 ms: not within a freeze. */
+/* ...this, for which the final scan must be over. Some 40 to 80 ms: not within a freeze. */
 void fm_tracker_unwatch_maps(struct fm_tracker *t);
 /* Writes for each process of a final scan <dir>/<host pid>.smaps (the lines of maps with
  * VmFlags only; from the copy, when the locked amount has not changed and every line is the same or
