@@ -78,6 +78,7 @@ void fm_tracker_close(struct fm_tracker *t)
     for (size_t i = 0; i < t->count; i++)
         forget(t, t->items[i]);
     free(t->items);
+    fm_tracker_unwatch_maps(t);
     fm_pagemap_reader_close(&t->reader);
     free(t);
 }
@@ -158,6 +159,15 @@ static int see_all(struct fm_tracker *t, const pid_t *pids, size_t count, struct
 bool fm_tracked_share(const struct fm_tracked *a, const struct fm_tracked *b, int what)
 {
     return syscall(SYS_kcmp, a->pid, b->pid, what, 0, 0) == 0;
+}
+
+bool fm_tracker_has_sharer(const struct fm_tracker *t, const struct fm_tracked *p)
+{
+    for (size_t i = 0; i < t->count; i++) {
+        if (t->items[i] != p && fm_tracked_share(t->items[i], p, KCMP_VM))
+            return true;
+    }
+    return false;
 }
 
 /* One of this round's that has the same memory: two userfaultfds cannot watch it. */
@@ -291,7 +301,7 @@ static int visit(struct fm_tracker *t, struct fm_tracked *p, bool frozen,
     int rc = fm_process_status_read(p->pid, &status, err);
 
     if (rc == 0 && status.has_memory)
-        rc = frozen ? fm_tracked_show_maps(p, &status, err)
+        rc = frozen ? fm_tracker_show_maps(t, p, &status, err)
                     : fm_tracker_read_map(p->pid, &status, &map, err);
     if (rc == 0 && frozen && !status.has_memory && status.threads > 1)
         return fm_error_set(err, FM_E_REFUSED,
@@ -341,6 +351,7 @@ static int answer_one(struct fm_tracker *t, struct fm_tracked *p, bool frozen,
         rc = fm_process_status_read(p->pid, &status, err);
         answer->pid = p->pid;
         answer->inner_pid = status.inner_pid;
+        sharer->shown_flags_hold = false; /* this one may have changed them */
         if (rc == 0)
             copy_answer(p, sharer, answer);
     } else {

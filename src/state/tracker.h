@@ -55,10 +55,13 @@ int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
 void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes);
 
 /* What CRIU would read of the processes while they stand still, made ready. Takes copies of
- * /proc/PID/smaps while they run (it walks every page: 7 ms/GiB)... */
+ * /proc/PID/smaps while they run (it walks every page: 7 ms/GiB), and watches for calls that make
+ * them untrue (state/flag_watch.h), until fm_tracker_close or... */
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err);
-/* ...and writes for each process of a final scan <dir>/<host pid>.smaps (the lines of maps with
+/* ...this, for which the final scan must be over. Some 40 to 80 ms: not within a freeze. */
+void fm_tracker_unwatch_maps(struct fm_tracker *t);
+/* Writes for each process of a final scan <dir>/<host pid>.smaps (the lines of maps with
  * VmFlags only; from the copy, when the locked amount has not changed and every line is the same or
  * of anonymous memory that grew, else from a fresh one, which the final scan took),
  * <dir>/<host pid>.hide (binary: the ranges of `mapped`, as pairs of little-endian u64) and, when
@@ -66,9 +69,9 @@ int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
  * page filter serves to CRIU. `mapped` of the scan must be the one that was hidden. */
 int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
                             const char *dir, struct fm_error *err);
-/* Afterwards, still frozen: reads smaps again and fails when the flags of a mapping differ from
- * what CRIU was shown (madvise leaves no trace in maps). To be called beside the restore, before
- * the decision. */
+/* Afterwards, still frozen: fails when a mapping differs from what CRIU was shown. Where it is not
+ * known that the flags are those of the freeze (madvise leaves no trace in maps), reads smaps again
+ * for that. To be called beside the restore, before the decision. */
 int fm_tracker_verify_maps(struct fm_tracker *t, const struct fm_memory_scan *scan,
                            struct fm_error *err);
 

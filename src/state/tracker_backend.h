@@ -2,6 +2,7 @@
 #ifndef FM_STATE_TRACKER_BACKEND_H
 #define FM_STATE_TRACKER_BACKEND_H
 
+#include "state/flag_watch.h"
 #include "state/memory_map.h"
 #include "state/pagemap.h"
 #include "state/process_status.h"
@@ -26,6 +27,7 @@ struct fm_tracked {
     uint64_t noted_locked;
     struct fm_memory_map shown; /* of the final scan, with flags: what CRIU is shown; its flags may
                                    lie in `noted` */
+    bool shown_flags_hold;      /* its flags are known to be those of the freeze */
 };
 
 /* One process in one round. */
@@ -55,9 +57,10 @@ struct fm_tracker {
     struct fm_tracked **items;
     size_t count;
     unsigned round;
-    uint64_t small_bytes;    /* processes up to here are read in the freeze itself */
-    bool tells_guards;       /* the kernel flags mappings that may have guard regions */
-    struct fm_error refusal; /* why the last process that is not tracked is not */
+    uint64_t small_bytes;        /* processes up to here are read in the freeze itself */
+    struct fm_flag_watch *watch; /* of those that were noted, since before that; NULL: none */
+    bool tells_guards;           /* the kernel flags mappings that may have guard regions */
+    struct fm_error refusal;     /* why the last process that is not tracked is not */
 };
 /* Knows it from here on, or again; *found is NULL when it has ended or is a thread. */
 int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found,
@@ -66,6 +69,8 @@ int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found,
 struct fm_tracked *fm_tracker_find(struct fm_tracker *t, pid_t pid);
 /* Whether two processes have the same memory (KCMP_VM), or another thing. */
 bool fm_tracked_share(const struct fm_tracked *a, const struct fm_tracked *b, int what);
+/* Somebody else among those that it knows has the same memory, and may write and change it. */
+bool fm_tracker_has_sharer(const struct fm_tracker *t, const struct fm_tracked *p);
 void fm_tracked_fill_mapped(const struct fm_memory_map *map, struct fm_ranges *mapped);
 /* Maps, with flags when it has locked memory: maps alone do not tell which that is. */
 int fm_tracker_read_map(pid_t pid, const struct fm_process_status *status,
@@ -76,9 +81,9 @@ int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode);
  * own.
  */
 bool fm_tracker_kernel_tells_guards(void);
-/* Fills p->shown for a process that stands still. */
-int fm_tracked_show_maps(struct fm_tracked *p, const struct fm_process_status *status,
-                         struct fm_error *err);
+/* Fills p->shown for a process that stands still, and that CRIU has not touched so far. */
+int fm_tracker_show_maps(struct fm_tracker *t, struct fm_tracked *p,
+                         const struct fm_process_status *status, struct fm_error *err);
 
 extern const struct fm_tracker_backend fm_tracker_pagemap, fm_tracker_soft_dirty;
 

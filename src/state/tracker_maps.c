@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/text.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -50,30 +51,63 @@ static bool is_small(const struct fm_tracker *t, pid_t pid)
            resident * fm_page_size() < t->small_bytes;
 }
 
+void fm_tracker_unwatch_maps(struct fm_tracker *t)
+{
+    fm_flag_watch_close(t->watch);
+    t->watch = NULL;
+}
+
+/* Before the copy, so that nothing comes between. Those with whom it shares memory change its flags
+ * as well. */
+static void watch(struct fm_tracker *t, const struct fm_tracked *p)
+{
+    struct fm_error why = {0};
+
+    if (!t->watch)
+        t->watch = fm_flag_watch_open(&why);
+    if (t->watch && !fm_tracker_has_sharer(t, p))
+        fm_flag_watch_add(t->watch, p->pid, &why);
+    if (why.code)
+        fm_debug(FM_STATE_SYNCHRONIZER, "Mappings of process %d are read twice: %s.", (int)p->pid,
+                 why.text);
+}
+
+/* FM_E_NOT_FOUND: it has ended. */
+static int note(struct fm_tracker *t, struct fm_tracked *p, struct fm_error *err)
+{
+    struct fm_process_status status;
+    int rc = fm_process_status_read(p->pid, &status, err);
+
+    if (rc < 0)
+        return rc;
+    watch(t, p);
+    p->noted_locked = status.locked_bytes;
+    return fm_memory_map_read_flags(p->pid, &p->noted, err);
+}
+
 int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
                          struct fm_error *err)
 {
-    for (size_t i = 0; i < count; i++) {
-        struct fm_process_status status;
-        struct fm_tracked *p;
-        int rc = fm_tracker_see(t, pids[i], &p, err);
+    int rc = 0;
 
-        if (rc < 0)
-            return rc;
+    fm_tracker_unwatch_maps(t);
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        struct fm_tracked *p;
+
+        rc = fm_tracker_see(t, pids[i], &p, err);
+    }
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        struct fm_tracked *p = fm_tracker_find(t, pids[i]);
+
         if (!p)
             continue;
         fm_memory_map_clear(&p->shown);
         fm_memory_map_clear(&p->noted);
-        if (is_small(t, p->pid))
-            continue;
-        rc = fm_process_status_read(p->pid, &status, err);
-        if (rc == 0)
-            rc = fm_memory_map_read_flags(p->pid, &p->noted, err);
-        if (rc < 0 && rc != -FM_E_NOT_FOUND)
-            return rc;
-        p->noted_locked = status.locked_bytes;
+        rc = is_small(t, p->pid) ? 0 : note(t, p, err);
+        if (rc == -FM_E_NOT_FOUND)
+            rc = 0;
     }
-    return 0;
+    return rc;
 }
 
 /* ---- maps with flags, without a walk ---- */
@@ -121,17 +155,19 @@ static bool complete(struct fm_memory_map *map, const struct fm_memory_map *note
     return true;
 }
 
-int fm_tracked_show_maps(struct fm_tracked *p, const struct fm_process_status *status,
-                         struct fm_error *err)
+int fm_tracker_show_maps(struct fm_tracker *t, struct fm_tracked *p,
+                         const struct fm_process_status *status, struct fm_error *err)
 {
     fm_memory_map_clear(&p->shown);
     if (p->noted.count > 0 && p->noted_locked == status->locked_bytes) {
         int rc = fm_memory_map_read(p->pid, &p->shown, err);
 
+        p->shown_flags_hold = fm_flag_watch_is_quiet(t->watch, p->pid);
         if (rc < 0 || complete(&p->shown, &p->noted))
             return rc;
         fm_memory_map_clear(&p->shown);
     }
+    p->shown_flags_hold = true;
     return fm_memory_map_read_flags(p->pid, &p->shown, err);
 }
 
@@ -210,7 +246,10 @@ static int shown_maps(struct fm_tracker *t, pid_t pid, struct fm_tracked **p, st
     if ((*p)->shown.count > 0)
         return 0;
     rc = fm_process_status_read(pid, &status, err);
-    return rc < 0 ? rc : fm_tracked_show_maps(*p, &status, err);
+    if (rc == 0)
+        rc = fm_tracker_show_maps(t, *p, &status, err);
+    (*p)->shown_flags_hold = false; /* the other one may have changed them */
+    return rc;
 }
 
 int fm_tracker_write_filter(struct fm_tracker *t, const struct fm_memory_scan *scan,
@@ -243,31 +282,37 @@ static int differs(const struct fm_tracked *p, const struct fm_mapping *m, const
                         m->start, (int)p->pid, how);
 }
 
+static bool same_flags(const struct fm_mapping *now, const struct fm_mapping *shown)
+{
+    return fm_mapping_same_flags(now, shown) &&
+           (!fm_mapping_has_flag(now, "gu") || fm_mapping_has_flag(shown, "gu"));
+}
+
 static int verify_one(const struct fm_tracked *p, struct fm_error *err)
 {
     fm_cleanup(fm_memory_map_clear) struct fm_memory_map now = {0};
-    int rc = fm_memory_map_read_flags(p->pid, &now, err);
+    int rc = p->shown_flags_hold ? fm_memory_map_read(p->pid, &now, err)
+                                 : fm_memory_map_read_flags(p->pid, &now, err);
     size_t next = 0;
 
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < p->shown.count; i++) {
-        const struct fm_mapping *shown = &p->shown.items[i];
+    for (size_t i = 0; i < p->shown.count; i++, next++) {
+        const struct fm_mapping *shown = &p->shown.items[i], *m;
 
         /* CRIU's own mapping may still be among them. */
         while (next < now.count && now.items[next].start < shown->start &&
                !now.items[next].anonymous)
             next++;
-        if (next == now.count || !fm_mapping_same_line(&now.items[next], shown))
+        m = &now.items[next];
+        if (next == now.count || !fm_mapping_same_line(m, shown))
             return differs(p, shown, "changed", err);
-        if (!fm_mapping_same_flags(&now.items[next], shown) ||
-            (fm_mapping_has_flag(&now.items[next], "gu") && !fm_mapping_has_flag(shown, "gu"))) {
-            fm_autofree char *how = fm_strf("changed its flags (madvise, mlock) from %.*s to %.*s",
-                                            (int)shown->flags_len, shown->flags,
-                                            (int)now.items[next].flags_len, now.items[next].flags);
+        if (!p->shown_flags_hold && !same_flags(m, shown)) {
+            fm_autofree char *how =
+                fm_strf("changed its flags (madvise, mlock) from %.*s to %.*s",
+                        (int)shown->flags_len, shown->flags, (int)m->flags_len, m->flags);
             return differs(p, shown, how, err);
         }
-        next++;
     }
     return 0;
 }

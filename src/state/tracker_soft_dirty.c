@@ -6,7 +6,6 @@
 #include "state/tracker_backend.h"
 
 #include <errno.h>
-#include <linux/kcmp.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -100,21 +99,10 @@ static int read_and_clear(void *ctx, struct fm_error *err)
                   : clear_marks(v, err);
 }
 
-/* Somebody who goes on writing this memory while the process stands still. */
-static bool has_sharer(const struct fm_tracker_visit *v)
-{
-    for (size_t i = 0; i < v->tracker->count; i++) {
-        const struct fm_tracked *other = v->tracker->items[i];
-
-        if (other != v->process && fm_tracked_share(other, v->process, KCMP_VM))
-            return true;
-    }
-    return false;
-}
-
+/* Somebody with the same memory would go on writing it while the process stands still. */
 static int round_of(struct fm_tracker_visit *v)
 {
-    if (has_sharer(v))
+    if (fm_tracker_has_sharer(v->tracker, v->process))
         return -EBUSY;
     return fm_process_while_stopped(v->process->pid, read_and_clear, v, NULL) < 0 ? -EIO : 0;
 }

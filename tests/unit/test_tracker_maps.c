@@ -1,9 +1,50 @@
 /* Tracker: what CRIU is shown of a process's mappings, and that it is true. */
 #include "tracked_child.h"
 
+#include "base/fault.h"
 #include "scratch.h"
 #include "state/memory_map.h"
 #include "state/tracker_backend.h"
+
+#define STACK_PAGES 64
+
+static struct {
+    char *pages;
+    size_t len;
+    volatile int *step, *done;
+    bool ends;
+    pid_t pid;
+    char *stack;
+} peer;
+
+static void pass_by_dump(char *p, size_t len)
+{
+    syscall(SYS_madvise, p, len, MADV_DONTDUMP);
+}
+
+static int advise(void *arg)
+{
+    (void)arg;
+    while (*peer.step < 1)
+        pause_us(100);
+    pass_by_dump(peer.pages, peer.len);
+    *peer.done = 1;
+    while (!peer.ends)
+        pause();
+    return 0;
+}
+
+/* A thread, or another process with the same memory. Its stack shall not show. */
+static void start_peer(int flags)
+{
+    peer.pid = clone(advise, peer.stack + STACK_PAGES * PAGE, CLONE_VM | flags, NULL);
+}
+
+static void await_peer(void)
+{
+    while (!*peer.done)
+        pause_us(100);
+}
 
 /* Steps through changes; value[0] is a mapping of 16 pages. */
 static void change(struct board *b)
@@ -15,6 +56,14 @@ static void change(struct board *b)
     mprotect(p, len, PROT_READ | PROT_WRITE);
     memset(p, 1, len);
     b->value[0] = (uintptr_t)p;
+    peer.pages = p;
+    peer.len = len;
+    peer.step = &b->step;
+    peer.done = (volatile int *)&b->value[1];
+    peer.ends = b->flag == 'Q';
+    peer.stack = map_filled(STACK_PAGES, 0);
+    if (strchr("PpQ", b->flag))
+        start_peer(SIGCHLD);
     reach(b, 1);
     switch (b->flag) {
     case 'm': /* leaves no trace in maps */
@@ -44,6 +93,30 @@ static void change(struct board *b)
     case 'u':
         munmap(p, len / 2);
         break;
+    case 'c': /* of content only */
+        madvise(p, len, MADV_DONTNEED);
+        break;
+    case 'T':
+        start_peer(CLONE_THREAD | CLONE_SIGHAND);
+        await_peer();
+        break;
+    case 'P':
+    case 'p':
+        await_peer();
+        break;
+    case 'Q':
+        waitpid(peer.pid, NULL, 0);
+        break;
+    case 'F': /* has flags of its own */
+        if (fork() == 0) {
+            be_a_child();
+            pass_by_dump(p, len);
+            *peer.done = 1;
+            for (;;)
+                pause();
+        }
+        await_peer();
+        break;
     default:
         break;
     }
@@ -56,6 +129,7 @@ struct shown {
     struct fm_memory_map map; /* that CRIU reads */
     uint64_t *hidden;
     size_t hidden_len;
+    bool known; /* that the flags are those of the freeze, without a walk */
     int verified;
     struct fm_error err;
 };
@@ -90,29 +164,58 @@ static void expect_hidden(const struct shown *s, const struct fm_ranges *mapped)
 
 /* A change between the copy and the freeze. */
 static struct child c;
+static bool watched; /* calls are counted */
+
+static void need_watch(void)
+{
+    struct fm_error err = {0};
+    struct fm_flag_watch *w = fm_flag_watch_open(&err);
+
+    fm_flag_watch_close(w);
+    if (!w) {
+        print_message("SKIPPED: %s\n", err.text);
+        skip();
+    }
+}
+
+static void note_tree(struct fm_tracker *t, struct shown *s)
+{
+    struct tree tree = tree_of(c.pid);
+
+    if (c.board->flag == 'p') /* as if it had just been made */
+        tree.count = 1;
+    fm_fault_arm(watched ? NULL : "flag-watch.open=fail");
+    assert_int_equal(fm_tracker_note_maps(t, tree.pids, tree.count, &s->err), 0);
+    fm_fault_arm(NULL);
+}
 
 static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct shown *s)
 {
-    struct fm_tracker *t = open_tracker(kind);
     fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
+    struct board *board = new_board();
+    struct fm_tracker *t;
     struct mirror m = {0};
 
     *s = (struct shown){0};
-    child_start(&c, change);
+    if (watched)
+        need_watch();
+    t = open_tracker(kind);
+    board->flag = change_kind;
+    child_start_on(&c, board, change, 0);
     await(&c, 1);
-    if (kind != FM_TRACKER_NONE)
+    if (kind != FM_TRACKER_NONE && change_kind != 'p')
         round_of(t, c.pid, &m);
     if (note)
-        assert_int_equal(fm_tracker_note_maps(t, &c.pid, 1, &s->err), 0);
-    c.board->flag = change_kind;
+        note_tree(t, s);
     proceed(&c, 1);
     struct tree tree = freeze(c.pid);
     scan_tree(t, &tree, true, &scan);
     check_order(&scan);
     assert_int_equal(fm_tracker_write_filter(t, &scan, scratch, &s->err), 0);
+    s->known = fm_tracker_find(t, c.pid)->shown_flags_hold;
     s->verified = fm_tracker_verify_maps(t, &scan, &s->err);
     read_shown(c.pid, s);
-    expect_hidden(s, &scan.items[0].mapped);
+    expect_hidden(s, &answer_of(&scan, c.pid)->mapped);
     mirror_clear(&m);
     fm_tracker_close(t);
 }
@@ -155,6 +258,31 @@ static void what_is_shown_is_true(void **state)
     shown_maps_are_true_after('s', true);
     shown_maps_are_true_after('n', true);
     shown_maps_are_true_after('u', true);
+    shown_maps_are_true_after('c', true);
+    shown_maps_are_true_after('F', true);
+}
+
+/* Without a second walk, but where it is needed. */
+static void expect_known(int change_kind, bool note, bool known)
+{
+    struct shown s;
+
+    show(FM_TRACKER_PAGEMAP_SCAN, change_kind, note, &s);
+    assert_int_equal(s.known, known);
+    expect_true(&s);
+    shown_clear(&s);
+    child_end(&c);
+}
+
+static void pages_are_walked_once(void **state)
+{
+    (void)state;
+    expect_known('-', true, watched);
+    expect_known('-', false, true); /* read in the freeze */
+    expect_known('l', true, true);
+    expect_known('u', true, true);
+    if (access("/sys/kernel/tracing/events/syscalls/sys_enter_madvise", F_OK) == 0)
+        expect_known('c', true, watched);
 }
 
 static void locked_memory_is_not_hidden(void **state)
@@ -170,17 +298,29 @@ static void locked_memory_is_not_hidden(void **state)
     child_end(&c);
 }
 
+static void expect_found(enum fm_tracker_kind kind, int change_kind)
+{
+    struct shown s;
+
+    show(kind, change_kind, true, &s);
+    assert_int_equal(s.verified, -FM_E_FAILED);
+    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) from "));
+    shown_clear(&s);
+    child_end(&c);
+}
+
 /* The copy was shown, and the flags have changed since without a trace. */
 static void flags_that_changed_unseen_are_found(void **state)
 {
     struct shown s;
 
     (void)state;
-    show(FM_TRACKER_PAGEMAP_SCAN, 'm', true, &s);
-    assert_int_equal(s.verified, -FM_E_FAILED);
-    assert_non_null(strstr(s.err.text, "changed its flags (madvise, mlock) from "));
-    shown_clear(&s);
-    child_end(&c);
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'm');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'T');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'P');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'p');
+    expect_found(FM_TRACKER_NONE, 'p');
+    expect_found(FM_TRACKER_PAGEMAP_SCAN, 'Q');
     show(FM_TRACKER_PAGEMAP_SCAN, 'm', false, &s);
     expect_true(&s);
     shown_clear(&s);
@@ -229,13 +369,40 @@ static void an_unknown_process_cannot_be_shown(void **state)
     fm_tracker_close(t);
 }
 
+static int use_watch(void **state)
+{
+    (void)state;
+    watched = true;
+    return 0;
+}
+
+static int use_walk(void **state)
+{
+    (void)state;
+    watched = false;
+    return 0;
+}
+
+/* Where calls can be counted, and where not. */
+#define WATCHED(test) cmocka_unit_test_setup(test, use_watch)
+#define WALKED(test)                                                                               \
+    {                                                                                              \
+#test " (not watched)", test, use_walk, NULL, NULL                                         \
+    }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_shown_is_true),
-        cmocka_unit_test(locked_memory_is_not_hidden),
-        cmocka_unit_test(flags_that_changed_unseen_are_found),
-        cmocka_unit_test(guard_regions_are_scanned_for),
+        WATCHED(what_is_shown_is_true),
+        WALKED(what_is_shown_is_true),
+        WATCHED(pages_are_walked_once),
+        WALKED(pages_are_walked_once),
+        WATCHED(locked_memory_is_not_hidden),
+        WALKED(locked_memory_is_not_hidden),
+        WATCHED(flags_that_changed_unseen_are_found),
+        WALKED(flags_that_changed_unseen_are_found),
+        WATCHED(guard_regions_are_scanned_for),
+        WALKED(guard_regions_are_scanned_for),
         cmocka_unit_test(an_unknown_process_cannot_be_shown),
     };
 
