@@ -252,6 +252,7 @@ static int fill(struct fm_migration *m, struct fm_error *err)
 {
     if (m->strategy != FM_STRATEGY_COLD && !fm_postcopy_is_needed(m))
         fm_handover_destroy(m);
+    fm_precopy_unwatch(m);
     fm_migration_set_deadline(m, 0);
     return fm_postcopy_fill(m, err);
 }

@@ -69,6 +69,9 @@ struct fm_memory_ops {
      * dump, and ended before the decision. */
     void (*verify_begin)(struct fm_memory_source *s);
     int (*verify_end)(struct fm_memory_source *s, struct fm_error *err);
+    /* The container runs there: what still watches the original's system calls ends. Takes a while
+     * (RCU). */
+    void (*unwatch)(struct fm_memory_source *s);
     /* Sends what was left, what is waited for first. Returns at once. */
     int (*serve)(struct fm_memory_source *s, struct fm_error *err);
     /* The same after the connections were lost or the daemon was restarted: a source that knows

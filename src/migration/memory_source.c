@@ -92,6 +92,12 @@ static int source_verify_end(struct fm_memory_source *s, struct fm_error *err)
     return s->verified < 0 ? fm_error_set(err, s->error.code, "%s", s->error.text) : 0;
 }
 
+static void source_unwatch(struct fm_memory_source *s)
+{
+    if (s->tracker)
+        fm_tracker_unwatch_maps(s->tracker);
+}
+
 /* --- the source --- */
 
 static void source_close(struct fm_memory_source *s)
@@ -269,6 +275,7 @@ void fm_memory_source_fill(struct fm_memory_ops *ops)
     ops->finish = source_finish;
     ops->verify_begin = source_verify_begin;
     ops->verify_end = source_verify_end;
+    ops->unwatch = source_unwatch;
     ops->serve = source_serve;
     ops->stats = source_stats;
     ops->interrupt = source_interrupt;

@@ -58,6 +58,12 @@ static int open_source(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
+void fm_precopy_unwatch(struct fm_migration *m)
+{
+    if (m->memory)
+        ops_of(m)->unwatch(m->memory);
+}
+
 void fm_precopy_close(struct fm_migration *m)
 {
     pthread_mutex_lock(&m->link_lock);

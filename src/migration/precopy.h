@@ -19,6 +19,8 @@ int fm_precopy_freeze(struct fm_migration *m, struct fm_error *err);
 int fm_precopy_finish(struct fm_migration *m, struct fm_error *err);
 /* Gives the container its processor time back; also after a restart of the daemon. */
 int fm_precopy_unthrottle(struct fm_migration *m, struct fm_error *err);
+/* The container runs there: the original's system calls are not watched any more. */
+void fm_precopy_unwatch(struct fm_migration *m);
 /* Ends the streams; fine when there are none. */
 void fm_precopy_close(struct fm_migration *m);
 

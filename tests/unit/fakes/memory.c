@@ -183,6 +183,11 @@ static void source_verify_begin(struct fm_memory_source *s)
     (void)s;
 }
 
+static void source_unwatch(struct fm_memory_source *s)
+{
+    (void)s;
+}
+
 static int source_verify_end(struct fm_memory_source *s, struct fm_error *err)
 {
     struct passage p;
@@ -347,6 +352,7 @@ const struct fm_memory_ops fake_memory_ops = {
     .finish = source_finish,
     .verify_begin = source_verify_begin,
     .verify_end = source_verify_end,
+    .unwatch = source_unwatch,
     .serve = source_serve,
     .stats = source_stats,
     .interrupt = source_interrupt,
