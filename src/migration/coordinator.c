@@ -15,6 +15,7 @@
 #include "migration/networks.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
+#include "migration/readdress.h"
 #include "migration/policy.h"
 #include "migration/preflight.h"
 #include "migration/strategy.h"
@@ -205,7 +206,10 @@ static int planning(struct fm_migration *m, struct fm_error *err)
         return rc;
     }
     fm_info(FM_POLICY_ENFORCER, "Policies allow the migration of %s.", m->options.container);
-    json_auto_t *result = preflight(m->parts, m->link, m->container, m->return_of, &m->needs, err);
+    if ((rc = fm_readdress_plan(m, err)) < 0)
+        return rc;
+    json_auto_t *result =
+        preflight(m->parts, m->link, fm_readdress_container(m), m->return_of, &m->needs, err);
     if (!result)
         return fm_error_result(err);
     log_findings(result);
@@ -428,7 +432,7 @@ static int relocate(struct fm_migration *m, struct fm_error *err)
         rc = find_destination(m->parts, m->options.destination, &m->destination, &e);
     }
     if (rc == 0 || e.code == FM_E_NOT_FOUND)
-        return 0;
+        return fm_readdress_recall(m, err);
     *err = e;
     return rc;
 }

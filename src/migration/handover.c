@@ -21,6 +21,7 @@
 #include "migration/networks.h"
 #include "migration/postcopy.h"
 #include "migration/precopy.h"
+#include "migration/readdress.h"
 #include "wire/frame.h"
 
 #define CONNECT_TIMEOUT_MS 5000
@@ -87,6 +88,15 @@ static void describe_source(struct fm_components *p, struct fm_host *self)
     snprintf(self->address, sizeof(self->address), "%s", p->advertise ? p->advertise : "");
 }
 
+static json_t *preparation(const struct fm_migration *m)
+{
+    json_t *detail = json_pack("{s:s, s:o}", "destination", m->options.destination, "tmpfs",
+                               fm_tmpfs_to_json(&m->tmpfs));
+    if (m->arrival)
+        json_object_set_new(detail, "arrival", fm_container_to_json(m->arrival));
+    return detail;
+}
+
 int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
@@ -94,18 +104,18 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     describe_source(p, &self);
     int rc = fm_handover_tmpfs_find(m, err);
     if (rc == 0)
-        rc = fm_migration_step(m, FM_STEP_PREPARE,
-                               json_pack("{s:s, s:o}", "destination", m->options.destination,
-                                         "tmpfs", fm_tmpfs_to_json(&m->tmpfs)),
-                               err);
+        rc = fm_migration_step(m, FM_STEP_PREPARE, preparation(m), err);
     if (rc < 0)
         return rc;
-    json_t *body = json_pack("{s:o, s:o, s:s, s:s, s:s, s:O?}", "container",
-                             fm_container_to_json(m->container), "source", fm_host_to_json(&self),
-                             "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy),
-                             "priority", fm_priority_text(m->options.priority), "needs", m->needs);
+    json_t *body =
+        json_pack("{s:o, s:o, s:s, s:s, s:s, s:O?}", "container",
+                  fm_container_to_json(fm_readdress_container(m)), "source", fm_host_to_json(&self),
+                  "return_of", m->return_of, "strategy", fm_strategy_text(m->strategy), "priority",
+                  fm_priority_text(m->options.priority), "needs", m->needs);
     json_object_set_new(body, "tmpfs", fm_tmpfs_to_json(&m->tmpfs));
-    json_object_set_new(body, "network", fm_networks_document(p, m->container->network));
+    json_object_set_new(body, "network",
+                        fm_networks_document(p, fm_readdress_container(m)->network));
+    json_object_set_new(body, "left", fm_readdress_left(m));
     json_auto_t *prepared = call(m, FM_FRAME_PREPARE, body, m->options.preparation_timeout_ms, err);
     if (!prepared)
         return fm_error_result(err);
@@ -150,7 +160,7 @@ static json_t *neighbours(struct fm_migration *m)
     struct fm_components *p = m->parts;
     struct fm_error err = {0};
     json_t *list = NULL;
-    if (m->has_endpoint &&
+    if (m->has_endpoint && !m->arrival &&
         p->network.ops->neighbours(p->network.ctx, &m->endpoint, &list, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Neighbours of %s: %s.", m->container->name, err.text);
     return list ? list : json_array();
@@ -480,7 +490,8 @@ static int forget_container(struct fm_migration *m, struct fm_error *err)
         rc = keep_first(rc, p->network.ops->unstage(p->network.ctx, &m->endpoint, &e), &e, err);
         rc = keep_first(rc,
                         p->network.ops->set_remote(p->network.ctx, m->endpoint.network,
-                                                   m->endpoint.mac, m->destination.address, &e),
+                                                   m->endpoint.mac,
+                                                   m->arrival ? NULL : m->destination.address, &e),
                         &e, err);
     }
     leave_volumes(m);
@@ -507,5 +518,7 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
     rc = keep_first(rc, fm_orchestrator_finish(m, &e), &e, err);
     if (m->container)
         rc = keep_first(rc, forget_container(m, &e), &e, err);
+    if (rc == 0)
+        fm_readdress_settle(m);
     return keep_first(rc, fm_handover_remove_dir(m->dir, &e), &e, err);
 }

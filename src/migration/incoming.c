@@ -15,6 +15,7 @@
 #include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
 #include "migration/networks.h"
+#include "network/address.h"
 #include "state/tree_stream.h"
 
 /* Left free on the disk whatever comes in, of a small one an eighth. */
@@ -158,8 +159,9 @@ static json_t *to_json(const struct fm_incoming *in)
     char at[32], updated[32];
     bool final = in->stage >= FM_STAGE_DONE;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b}", "id",
-        in->id, "role", FM_ROLE_DESTINATION, "container", in->container->name, "source",
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b, s:{s:s, "
+        "s:s}}",
+        "id", in->id, "role", FM_ROLE_DESTINATION, "container", in->container->name, "source",
         in->source.name, "destination", in->parts->host, "strategy", in->strategy, "stage",
         fm_stage_text(in->stage), "state", states[in->stage], "final", (int) final, "result",
         !final                            ? "running"
@@ -168,7 +170,8 @@ static json_t *to_json(const struct fm_incoming *in)
         "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
         "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
         fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source),
-        "needs_attention", (int)(in->unclean || (in->source_lost && !final)));
+        "needs_attention", (int)(in->unclean || (in->source_lost && !final)), "left", "network",
+        in->left_network, "ip", in->left_ip);
 }
 
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
@@ -191,6 +194,23 @@ static void take_over(struct fm_container *c, const struct fm_bundle *bundle)
     c->found = false;
     if (!c->layers.count && json_is_object(root))
         json_object_set_new(root, "path", json_string(bundle->rootfs));
+}
+
+/* What it had on the source, {"network","ip"}: anybody's document, which the way back repeats. */
+static int take_left(struct fm_incoming *in, const json_t *left, struct fm_error *err)
+{
+    const char *network = json_string_value(json_object_get(left, "network"));
+    const char *ip = json_string_value(json_object_get(left, "ip"));
+    struct fm_ip address;
+    if (!ip || !*ip)
+        return 0;
+    if (!network || strlen(network) >= sizeof(in->left_network) ||
+        fm_check_name("network", network, err) < 0 ||
+        fm_ip_parse("address", ip, &address, err) < 0 || strlen(ip) >= sizeof(in->left_ip))
+        return fm_error_set(err, FM_E_PROTOCOL, "a bad address is said to have been left");
+    snprintf(in->left_network, sizeof(in->left_network), "%s", network);
+    snprintf(in->left_ip, sizeof(in->left_ip), "%s", ip);
+    return 0;
 }
 
 static struct fm_incoming *incoming_new(struct fm_components *p, const char *id,
@@ -416,7 +436,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
         incoming_new(p, id, json_object_get(body, "container"), json_object_get(body, "source"),
                      json_string_value(json_object_get(body, "return_of")),
                      json_string_value(json_object_get(body, "strategy")), err);
-    if (!in || admit(t, in, peer, err) < 0) {
+    if (!in || take_left(in, json_object_get(body, "left"), err) < 0 ||
+        admit(t, in, peer, err) < 0) {
         incoming_free(in);
         return NULL;
     }
@@ -469,6 +490,7 @@ static int warm_restore(struct fm_incoming *in, struct fm_error *err)
     struct fm_restore_request request = {.root =
                                              in->container->layers.count ? in->bundle.rootfs : NULL,
                                          .lazy_pages = in->lazy,
+                                         .tcp_close = *in->left_ip != '\0',
                                          .tmpfs = &in->tmpfs};
     if (!state->ops->restore_warm)
         return 0;
@@ -508,6 +530,10 @@ struct fm_incoming *fm_incoming_load(struct fm_incoming_table *t, const char *id
                                           json_object_get(doc, "source_host"),
                                           json_string_value(json_object_get(doc, "return_of")),
                                           json_string_value(json_object_get(doc, "strategy")), err);
+    if (in && take_left(in, json_object_get(doc, "left"), err) < 0) {
+        incoming_free(in);
+        return NULL;
+    }
     const char *stage = json_string_value(json_object_get(doc, "stage"));
     for (int i = 0; in && i <= FM_STAGE_DISCARDED; i++)
         if (fm_streq(stage, fm_stage_text((enum fm_stage)i)))

@@ -37,6 +37,7 @@ struct fm_incoming {
     char id[32];
     char return_of[32]; /* the migration of ours that this one takes back, or "" */
     struct fm_host source;
+    char left_network[32], left_ip[64]; /* its address on the source when that is another; or "" */
     struct fm_container *container;
     struct fm_endpoint endpoint;
     bool has_endpoint;
@@ -119,6 +120,9 @@ int fm_incoming_complete(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_abort(struct fm_incoming *in, const char *why, struct fm_error *err);
 /* After the commit, when it is to leave again: 0 when it is alive (migrate it back) or *gone (it
  * was migrated back already), FM_E_ROLLED_BACK when it was dead and is now discarded. */
+/* The request of the migration that takes it back to its source, and to the address that it had
+ * there; new reference. */
+json_t *fm_incoming_way_back(const struct fm_incoming *in);
 int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err);
 
 /* The source has spoken on this connection. True when pages are missing: it must not fall silent.

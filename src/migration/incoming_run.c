@@ -42,6 +42,7 @@ static int go_restore(struct fm_incoming *in, const char *root, struct fm_error 
     struct fm_restore_request request = {.timeout_ms = RESTORE_TIMEOUT_MS,
                                          .root = root,
                                          .lazy_pages = in->lazy,
+                                         .tcp_close = *in->left_ip != '\0',
                                          .tmpfs = &in->tmpfs};
     int rc = fm_tmpfs_seal(&in->tmpfs, in->dir, err);
     return rc < 0 ? rc : p->state.ops->restore_go(p->state.ctx, in->restore, &request, err);
@@ -518,6 +519,17 @@ static void way_back(struct fm_incoming *in, char result[16])
     json_auto_t *doc = fm_journal_return_of(in->parts->journal, in->id, FM_ROLE_SOURCE);
     const char *text = json_string_value(json_object_get(doc, "result"));
     snprintf(result, 16, "%s", text ? text : "");
+}
+
+json_t *fm_incoming_way_back(const struct fm_incoming *in)
+{
+    json_t *request =
+        json_pack("{s:s, s:s}", "container", in->container->name, "destination", in->source.name);
+    if (*in->left_ip) {
+        json_object_set_new(request, "new_network", json_string(in->left_network));
+        json_object_set_new(request, "new_address", json_string(in->left_ip));
+    }
+    return request;
 }
 
 int fm_incoming_give_back(struct fm_incoming *in, bool *gone, struct fm_error *err)

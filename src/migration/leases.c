@@ -351,6 +351,22 @@ static void add_publications(const json_t *doc, struct fm_publication **list, si
     }
 }
 
+/* While a container changes its address it has two leases: the newer one has its ports. */
+static bool is_superseded(const json_t *leases, const json_t *doc)
+{
+    json_int_t at = json_integer_value(json_object_get(doc, "updated_us"));
+    size_t i;
+    json_t *other;
+    json_array_foreach(leases, i, other)
+    {
+        if (json_array_size(json_object_get(other, "publish")) > 0 &&
+            fm_streq(text(other, "owner"), text(doc, "owner")) &&
+            json_integer_value(json_object_get(other, "updated_us")) > at)
+            return true;
+    }
+    return false;
+}
+
 int fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
                            struct fm_error *err)
 {
@@ -359,7 +375,11 @@ int fm_leases_publications(struct fm_components *p, struct fm_publication **list
     json_t *doc;
     *list = NULL;
     *count = 0;
-    json_array_foreach(leases, i, doc) add_publications(doc, list, count);
+    json_array_foreach(leases, i, doc)
+    {
+        if (json_array_size(json_object_get(doc, "publish")) > 0 && !is_superseded(leases, doc))
+            add_publications(doc, list, count);
+    }
     return leases ? 0 : fm_error_result(err);
 }
 

@@ -154,13 +154,11 @@ static void *watch_deadlines(void *arg)
 
 /* Brings a container back to the source of its incoming migration; the caller's thread is the
  * migration's. */
-static int give_back(void *ctx, const char *container, const char *destination,
-                     const char *return_of, struct fm_error *err)
+static int give_back(void *ctx, const json_t *request, const char *return_of, struct fm_error *err)
 {
     struct fm_manager *m = ctx;
     struct fm_migration_options options;
-    json_auto_t *doc = json_pack("{s:s, s:s}", "container", container, "destination", destination);
-    if (fm_migration_options_from_json(doc, &options, err) < 0)
+    if (fm_migration_options_from_json(request, &options, err) < 0)
         return fm_error_result(err);
     struct fm_migration *migration = fm_migration_new(&m->parts, &options, return_of, err);
     struct running *r = NULL;

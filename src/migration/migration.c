@@ -79,6 +79,7 @@ void fm_migration_free(struct fm_migration *m)
     if (!m)
         return;
     fm_container_free(m->container);
+    fm_container_free(m->arrival);
     json_decref(m->needs);
     fm_timeline_clear(&m->freeze);
     fm_strv_free(&m->mapped_files);

@@ -38,6 +38,9 @@ struct fm_migration {
     json_t *needs;  /* facts of the container from PLANNING */
     struct fm_endpoint endpoint;
     bool has_endpoint;
+    struct fm_container
+        *arrival; /* as it is on the destination when its address changes, or NULL */
+    struct fm_endpoint arrival_endpoint;
     struct fm_host destination;
     pthread_mutex_t link_lock; /* guards `link` against shutdown from cancel */
     struct fm_link *link;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/leases.h"
+#include "migration/readdress.h"
 #include "wire/frame.h"
 
 #define ANNOUNCE_TIMEOUT_MS 2000
@@ -33,12 +34,12 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err)
 static void tell_host(struct fm_migration *m, const struct fm_host *host, json_t *lease)
 {
     const struct fm_links *links = &m->parts->links;
+    const struct fm_endpoint *ep = fm_readdress_endpoint(m);
     struct fm_link *link = links->ops->open(links->ctx, host, 0, ANNOUNCE_TIMEOUT_MS, NULL);
     if (!link)
         return;
-    json_auto_t *body =
-        json_pack("{s:s, s:s, s:s, s:s, s:O*}", "op", "set", "network", m->endpoint.network, "mac",
-                  m->endpoint.mac, "host", m->destination.address, "lease", lease);
+    json_auto_t *body = json_pack("{s:s, s:s, s:s, s:s, s:O*}", "op", "set", "network", ep->network,
+                                  "mac", ep->mac, "host", m->destination.address, "lease", lease);
     json_decref(links->ops->call(link, FM_FRAME_FABRIC, body, ANNOUNCE_TIMEOUT_MS, NULL));
     links->ops->close(link);
 }
@@ -49,7 +50,7 @@ static void announce(struct fm_migration *m)
     const struct fm_store *store = &m->parts->store;
     struct fm_error err = {0};
     json_t *moved = NULL;
-    if (fm_lease_move(m->parts, m->container, m->destination.name, &moved, &err) < 0)
+    if (fm_lease_move(m->parts, fm_readdress_container(m), m->destination.name, &moved, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
     json_auto_t *lease = moved;
     json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
@@ -67,14 +68,17 @@ static void announce(struct fm_migration *m)
 static void switch_here(struct fm_migration *m)
 {
     const struct fm_network *n = &m->parts->network;
+    const struct fm_endpoint *ep = fm_readdress_endpoint(m);
     const char *there = m->destination.address;
     struct fm_error err = {0};
+    if (m->arrival) /* nobody has the old address any more */
+        fm_orchestrator_end_hold(m);
     if (m->hold && n->ops->hold_forward(n->ctx, m->hold, there, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Held packets of %s are lost: %s.", m->container->name,
                 err.text);
     if (!m->hold && n->ops->deactivate(n->ctx, &m->endpoint, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Port of %s stays up: %s.", m->container->name, err.text);
-    if (n->ops->set_remote(n->ctx, m->endpoint.network, m->endpoint.mac, there, &err) < 0)
+    if (n->ops->set_remote(n->ctx, ep->network, ep->mac, there, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Cannot point to the new host: %s.", err.text);
 }
 
@@ -119,13 +123,13 @@ static json_t *bare(const char *address)
 }
 
 /* {"move":{…},"before":{"<follower>": what it found}}, as the journal keeps it: a later daemon may
- * not find the container any more. The address moves along. */
+ * not find the container any more. */
 static json_t *new_journey(const struct fm_migration *m)
 {
-    const struct fm_endpoint *ep = &m->endpoint;
-    return json_pack("{s:{s:s, s:s, s:o, s:o, s:o, s:o}, s:{}}", "move", "network", ep->network,
-                     "mac", ep->mac, "old_ip", bare(ep->ip), "new_ip", bare(ep->ip), "old_ip6",
-                     bare(ep->ip6), "new_ip6", bare(ep->ip6), "before");
+    const struct fm_endpoint *from = &m->endpoint, *to = fm_readdress_endpoint(m);
+    return json_pack("{s:{s:s, s:s, s:o, s:o, s:o, s:o}, s:{}}", "move", "network", to->network,
+                     "mac", to->mac, "old_ip", bare(from->ip), "new_ip", bare(to->ip), "old_ip6",
+                     bare(from->ip6), "new_ip6", bare(to->ip6), "before");
 }
 
 static const char *text_of(const json_t *object, const char *key)
@@ -247,5 +251,6 @@ int fm_orchestrator_finish(struct fm_migration *m, struct fm_error *err)
 
 int fm_orchestrator_undo(struct fm_migration *m, struct fm_error *err)
 {
+    fm_readdress_undo(m);
     return end_following(m, true, err);
 }

@@ -90,8 +90,9 @@ static json_t *give_back(const struct fm_peer_service *s, struct fm_incoming *in
     pthread_mutex_unlock(&in->lock);
     if (look)
         return done(rc);
+    json_auto_t *request = fm_incoming_way_back(in);
     if (rc == 0 && !gone)
-        rc = s->give_back(s->ctx, in->container->name, in->source.name, in->id, err);
+        rc = s->give_back(s->ctx, request, in->id, err);
     if (rc < 0)
         return NULL;
     pthread_mutex_lock(&in->lock);

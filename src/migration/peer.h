@@ -9,10 +9,9 @@
 struct fm_peer_service {
     struct fm_components *parts;
     struct fm_incoming_table *incoming;
-    /* Migrates a container of an incoming migration back to its source, to the end; 0 when it runs
-     * there. */
-    int (*give_back)(void *ctx, const char *container, const char *destination,
-                     const char *return_of, struct fm_error *err);
+    /* Migrates the container of an incoming migration back to its source, to the end; 0 when it
+     * runs there. `request` as for POST /v1/migrations. */
+    int (*give_back)(void *ctx, const json_t *request, const char *return_of, struct fm_error *err);
     /* This host as the registry shows it. */
     json_t *(*self)(void *ctx);
     void *ctx;

@@ -54,14 +54,12 @@ static void drop(struct fm_migration *m)
     fm_migration_free(m);
 }
 
-static int give_back(void *ctx, const char *container, const char *destination,
-                     const char *return_of, struct fm_error *err)
+static int give_back(void *ctx, const json_t *request, const char *return_of, struct fm_error *err)
 {
     struct host *h = ctx;
     struct fm_migration_options options;
-    json_auto_t *doc = json_pack("{s:s, s:s}", "container", container, "destination", destination);
 
-    if (fm_migration_options_from_json(doc, &options, err) < 0)
+    if (fm_migration_options_from_json(request, &options, err) < 0)
         return fm_error_result(err);
     struct fm_migration *m = fm_migration_new(&h->parts, &options, return_of, err);
     if (!m)
