@@ -15,7 +15,7 @@
 #include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
 #include "migration/networks.h"
-#include "network/address.h"
+#include "migration/readdress.h"
 #include "state/tree_stream.h"
 
 /* Left free on the disk whatever comes in, of a small one an eighth. */
@@ -58,6 +58,7 @@ static void incoming_free(struct fm_incoming *in)
     fm_incoming_memory_leave(in);
     fm_timeline_clear(&in->freeze);
     fm_container_free(in->container);
+    json_decref(in->left);
     pthread_cond_destroy(&in->changed);
     pthread_mutex_destroy(&in->lock);
     fm_tmpfs_clear(&in->tmpfs);
@@ -159,8 +160,8 @@ static json_t *to_json(const struct fm_incoming *in)
     char at[32], updated[32];
     bool final = in->stage >= FM_STAGE_DONE;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b, s:{s:s, "
-        "s:s}}",
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:o, s:o, s:b, "
+        "s:O*}",
         "id", in->id, "role", FM_ROLE_DESTINATION, "container", in->container->name, "source",
         in->source.name, "destination", in->parts->host, "strategy", in->strategy, "stage",
         fm_stage_text(in->stage), "state", states[in->stage], "final", (int) final, "result",
@@ -170,8 +171,7 @@ static json_t *to_json(const struct fm_incoming *in)
         "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
         "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
         fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source),
-        "needs_attention", (int)(in->unclean || (in->source_lost && !final)), "left", "network",
-        in->left_network, "ip", in->left_ip);
+        "needs_attention", (int)(in->unclean || (in->source_lost && !final)), "left", in->left);
 }
 
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)
@@ -196,20 +196,15 @@ static void take_over(struct fm_container *c, const struct fm_bundle *bundle)
         json_object_set_new(root, "path", json_string(bundle->rootfs));
 }
 
-/* What it had on the source, {"network","ip"}: anybody's document, which the way back repeats. */
-static int take_left(struct fm_incoming *in, const json_t *left, struct fm_error *err)
+/* Anybody's document: the record that would go back has to be a good one. */
+static int take_left(struct fm_incoming *in, json_t *left, struct fm_error *err)
 {
-    const char *network = json_string_value(json_object_get(left, "network"));
-    const char *ip = json_string_value(json_object_get(left, "ip"));
-    struct fm_ip address;
-    if (!ip || !*ip)
+    if (!json_is_object(left))
         return 0;
-    if (!network || strlen(network) >= sizeof(in->left_network) ||
-        fm_check_name("network", network, err) < 0 ||
-        fm_ip_parse("address", ip, &address, err) < 0 || strlen(ip) >= sizeof(in->left_ip))
-        return fm_error_set(err, FM_E_PROTOCOL, "a bad address is said to have been left");
-    snprintf(in->left_network, sizeof(in->left_network), "%s", network);
-    snprintf(in->left_ip, sizeof(in->left_ip), "%s", ip);
+    fm_autocontainer struct fm_container *back = fm_readdress_back(in->container, left, err);
+    if (!back)
+        return fm_error_result(err);
+    in->left = json_incref(left);
     return 0;
 }
 
@@ -490,7 +485,7 @@ static int warm_restore(struct fm_incoming *in, struct fm_error *err)
     struct fm_restore_request request = {.root =
                                              in->container->layers.count ? in->bundle.rootfs : NULL,
                                          .lazy_pages = in->lazy,
-                                         .tcp_close = *in->left_ip != '\0',
+                                         .tcp_close = in->left != NULL,
                                          .tmpfs = &in->tmpfs};
     if (!state->ops->restore_warm)
         return 0;

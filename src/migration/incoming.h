@@ -37,7 +37,7 @@ struct fm_incoming {
     char id[32];
     char return_of[32]; /* the migration of ours that this one takes back, or "" */
     struct fm_host source;
-    char left_network[32], left_ip[64]; /* its address on the source when that is another; or "" */
+    json_t *left; /* its addresses on the source when they are others (readdress.h), or NULL */
     struct fm_container *container;
     struct fm_endpoint endpoint;
     bool has_endpoint;

@@ -42,7 +42,7 @@ static int go_restore(struct fm_incoming *in, const char *root, struct fm_error 
     struct fm_restore_request request = {.timeout_ms = RESTORE_TIMEOUT_MS,
                                          .root = root,
                                          .lazy_pages = in->lazy,
-                                         .tcp_close = *in->left_ip != '\0',
+                                         .tcp_close = in->left != NULL,
                                          .tmpfs = &in->tmpfs};
     int rc = fm_tmpfs_seal(&in->tmpfs, in->dir, err);
     return rc < 0 ? rc : p->state.ops->restore_go(p->state.ctx, in->restore, &request, err);
@@ -525,9 +525,10 @@ json_t *fm_incoming_way_back(const struct fm_incoming *in)
 {
     json_t *request =
         json_pack("{s:s, s:s}", "container", in->container->name, "destination", in->source.name);
-    if (*in->left_ip) {
-        json_object_set_new(request, "new_network", json_string(in->left_network));
-        json_object_set_new(request, "new_address", json_string(in->left_ip));
+    const char *ip = json_string_value(json_object_get(in->left, "ip"));
+    if (ip) {
+        json_object_set(request, "new_network", json_object_get(in->left, "network"));
+        json_object_set_new(request, "new_address", json_stringn(ip, strcspn(ip, "/")));
     }
     return request;
 }

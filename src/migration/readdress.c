@@ -6,13 +6,9 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/incoming.h"
 #include "migration/leases.h"
 #include "migration/lifecycle.h"
-
-static char *without_prefix(const char *address)
-{
-    return address ? fm_xstrndup(address, strcspn(address, "/")) : NULL;
-}
 
 static const char *network_of(const struct fm_container *c)
 {
@@ -29,20 +25,51 @@ static int check_can_change(const struct fm_migration *m, struct fm_error *err)
     return 0;
 }
 
+static const char *const fields[] = {"network", "ip", "ip6", "mac", "gateway", "gateway6"};
+
 /* The record with what the network fills in left open. */
 static struct fm_container *make_arrival(const struct fm_migration *m, struct fm_error *err)
 {
     const struct fm_migration_options *o = &m->options;
     json_auto_t *doc = fm_container_to_json(m->container);
-    static const char *const completed[] = {"ip", "ip6", "mac", "gateway", "gateway6"};
-    for (size_t i = 0; i < FM_COUNT(completed); i++)
-        json_object_del(doc, completed[i]);
+    for (size_t i = 1; i < FM_COUNT(fields); i++)
+        json_object_del(doc, fields[i]);
     if (*o->new_network)
         json_object_set_new(doc, "network", json_string(o->new_network));
     struct fm_container *c = fm_container_from_json(doc, err);
     if (c)
         c->ip = fm_xstrdup(*o->new_address ? o->new_address : FM_LEASE_AUTO);
     return c;
+}
+
+struct fm_container *fm_readdress_back(const struct fm_container *container, const json_t *left,
+                                       struct fm_error *err)
+{
+    json_auto_t *doc = fm_container_to_json(container);
+    for (size_t i = 0; i < FM_COUNT(fields); i++) {
+        json_t *value = json_object_get(left, fields[i]);
+        if (value)
+            json_object_set(doc, fields[i], value);
+        else
+            json_object_del(doc, fields[i]);
+    }
+    struct fm_container *c = fm_container_from_json(doc, err);
+    if (c && c->ip)
+        return c;
+    fm_container_free(c);
+    fm_error_set(err, FM_E_INVALID, "what is said to have been its address is none");
+    return NULL;
+}
+
+/* The way back: the address is still leased where it leads to. */
+static struct fm_container *make_back(const struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_incoming *in =
+        m->parts->incoming ? fm_incoming_find(m->parts->incoming, m->return_of, err) : NULL;
+    if (in && in->left)
+        return fm_readdress_back(m->container, in->left, err);
+    fm_error_set(err, FM_E_INVALID, "nobody knows what address it had");
+    return NULL;
 }
 
 /* Its ports stay the old lease's until it runs there: two leases cannot publish the same. */
@@ -64,8 +91,9 @@ int fm_readdress_plan(struct fm_migration *m, struct fm_error *err)
     int rc = check_can_change(m, err);
     if (rc < 0)
         return rc;
-    fm_autocontainer struct fm_container *c = make_arrival(m, err);
-    rc = c ? lease(p, c, err) : fm_error_result(err);
+    bool back = *m->return_of != '\0';
+    fm_autocontainer struct fm_container *c = back ? make_back(m, err) : make_arrival(m, err);
+    rc = !c ? fm_error_result(err) : back ? 0 : lease(p, c, err);
     if (rc == 0 && fm_streq(c->ip, m->container->ip) &&
         fm_streq(network_of(c), network_of(m->container)))
         return fm_error_set(err, FM_E_INVALID, "container '%s' has address %s already", c->name,
@@ -97,8 +125,11 @@ json_t *fm_readdress_left(const struct fm_migration *m)
 {
     if (!m->arrival)
         return NULL;
-    fm_autofree char *ip = without_prefix(m->container->ip);
-    return json_pack("{s:s, s:s}", "network", network_of(m->container), "ip", ip);
+    json_auto_t *doc = fm_container_to_json(m->container);
+    json_t *left = json_object();
+    for (size_t i = 0; i < FM_COUNT(fields); i++)
+        json_object_set(left, fields[i], json_object_get(doc, fields[i]));
+    return left;
 }
 
 void fm_readdress_settle(struct fm_migration *m)

@@ -20,9 +20,13 @@ static inline const struct fm_endpoint *fm_readdress_endpoint(const struct fm_mi
 {
     return m->arrival ? &m->arrival_endpoint : &m->endpoint;
 }
-/* {"network","ip"}: what it had before, for the way back; NULL when nothing changes. New
- * reference. */
+/* {"network","ip","ip6","mac","gateway","gateway6"}: what it had before, for the way back; NULL
+ * when nothing changes. New reference. */
 json_t *fm_readdress_left(const struct fm_migration *m);
+/* The record of a container with what it had before; the caller frees it. FM_E_INVALID: `left` is
+ * no such document. */
+struct fm_container *fm_readdress_back(const struct fm_container *container, const json_t *left,
+                                       struct fm_error *err);
 /* COMPLETED: the old address is free. */
 void fm_readdress_settle(struct fm_migration *m);
 /* ROLLBACK: the new one is. */
