@@ -19,6 +19,7 @@
 #include "migration/policy.h"
 #include "migration/preflight.h"
 #include "migration/strategy.h"
+#include "migration/witness.h"
 #include "wire/frame.h"
 
 #define CONNECT_TIMEOUT_MS 5000
@@ -269,6 +270,8 @@ static int verify(struct fm_migration *m, struct fm_error *err)
     int rc = fm_orchestrator_follow(m, err);
     if (rc == 0)
         rc = fm_handover_verify(m, err);
+    if (rc == 0)
+        rc = fm_witness_ask(m, err);
     if (rc == 0)
         rc = fill(m, err);
     if (rc == 0 || !*m->return_of || atomic_load(&m->stopping))

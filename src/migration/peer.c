@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "migration/networks.h"
 #include "migration/replica.h"
+#include "migration/witness.h"
 
 #define PROTOCOL_VERSION 1
 /* Between two frames of a migration lie a queue of layers or a slow dump, not more. */
@@ -68,6 +69,8 @@ static json_t *fabric(struct fm_conversation *v, const json_t *body, struct fm_e
     const char *op = json_string_value(json_object_get(body, "op"));
     if (!op || fm_streq(op, "set"))
         return set_remote(p, body, err);
+    if (fm_streq(op, "reach"))
+        return fm_witness_answer(p, body, err);
     return fm_networks_answer(p, v->peer, op, body, err);
 }
 

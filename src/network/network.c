@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "network/announce.h"
 #include "network/macvlan.h"
@@ -16,7 +17,9 @@
 #include "network/published.h"
 #include "network/outbox.h"
 #include "network/redirector.h"
+#include "network/verifier.h"
 
+#define REACH_TIMEOUT_MS 700 /* of each of three attempts */
 #define OWNER_PREFIX "fleximigrate "
 #define NOTHING "-" /* an empty field of an alias */
 
@@ -346,8 +349,10 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     fm_link_put_port_state(&batch, port.index, FM_PORT_OPEN);
     put_forwarding(&batch, &port);
     rc = fm_nl_run(&fabric->fast, &batch, err);
-    if (rc == 0)
-        rc = announce(fabric, &port, err);
+    struct fm_error unheard = {0};
+    if (rc == 0 &&
+        announce(fabric, &port, &unheard) < 0) /* no reason to give it up: others learn */
+        fm_warn(FM_NETWORK_MANAGER, "%s: %s.", ep->name, unheard.text);
     fm_hold_came_back(fabric, &port);
     if (outbox >= 0) {
         fm_outbox_send(outbox, port.net->bridge_index, port.mac);
@@ -496,6 +501,22 @@ static void op_hold_end(void *ctx, void *hold, struct fm_hold_counters *counters
         *counters = (struct fm_hold_counters){0};
 }
 
+static int op_reach(void *ctx, const char *network, const char *ip, const char *mac,
+                    uint64_t *latency_us, struct fm_error *err)
+{
+    const struct fm_net *net = fm_net_find(ctx, network, err);
+    struct fm_reach_answer answer = {0};
+    if (!net)
+        return fm_error_recode(err, FM_E_REFUSED);
+    if (!net->bridge[0])
+        return fm_error_set(err, FM_E_REFUSED, "network '%s' has no bridge here", network);
+    struct fm_reach reach = {
+        .address = ip, .interface = net->bridge, .mac = mac, .timeout_ms = REACH_TIMEOUT_MS};
+    int rc = fm_verify_reachable(&reach, &answer, err);
+    *latency_us = answer.latency_us;
+    return rc;
+}
+
 static int op_unrepair(void *ctx, const pid_t *pids, size_t count, struct fm_error *err)
 {
     (void)ctx;
@@ -541,6 +562,7 @@ const struct fm_network_ops fm_fabric_ops = {
     .hold_release_local = op_hold_release_local,
     .hold_forward = op_hold_forward,
     .hold_end = op_hold_end,
+    .reach = op_reach,
     .unrepair = op_unrepair,
     .inspect = op_inspect,
     .peer = op_peer,

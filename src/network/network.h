@@ -137,6 +137,12 @@ struct fm_network_ops {
     int (*set_neighbours)(void *ctx, const struct fm_endpoint *ep, json_t *list,
                           struct fm_error *err);
 
+    /* Does this address answer (ARP, neighbour discovery), seen from this host's end of the
+     * network, under this MAC? FM_E_UNREACHABLE: nobody does, FM_E_FAILED: another one does,
+     * FM_E_REFUSED: nothing can be said from here. May be NULL. */
+    int (*reach)(void *ctx, const char *network, const char *ip, const char *mac,
+                 uint64_t *latency_us, struct fm_error *err);
+
     /* Makes every TCP socket of these processes leave repair mode: what a CRIU killed in mid-dump
      * forgot. */
     int (*unrepair)(void *ctx, const pid_t *pids, size_t count, struct fm_error *err);

@@ -322,6 +322,22 @@ static void network_hold_end(void *ctx, void *hold, struct fm_hold_counters *cou
     free(h);
 }
 
+/* Somebody answers. */
+static int network_reach(void *ctx, const char *network, const char *ip, const char *mac,
+                         uint64_t *latency_us, struct fm_error *err)
+{
+    struct passage p;
+
+    (void)ctx;
+    (void)network;
+    (void)ip;
+    (void)mac;
+    if (!world_enter(&p, "network.reach"))
+        return world_fail(&p, err);
+    *latency_us = 100;
+    return world_leave(&p, 0, err);
+}
+
 static int network_unrepair(void *ctx, const pid_t *pids, size_t count, struct fm_error *err)
 {
     struct passage p;
@@ -391,6 +407,7 @@ const struct fm_network_ops fake_network_ops = {
     .hold_release_local = network_hold_release,
     .hold_forward = network_hold_forward,
     .hold_end = network_hold_end,
+    .reach = network_reach,
     .unrepair = network_unrepair,
     .neighbours = network_neighbours,
     .set_neighbours = network_set_neighbours,
