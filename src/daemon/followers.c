@@ -71,7 +71,7 @@ static int open_dns(struct reading *r, const struct raw_dns *raw, struct fm_erro
         .algorithm = raw->algorithm,
         .secret = raw->secret,
         .secret_file = raw->secret_file,
-        .retries = raw->retries,
+        .retries = raw->retries ? *raw->retries : FM_DNS_RETRIES,
         .low_ttl = raw->low_ttl,
         .names = names,
         .name_count = raw->names_count,
@@ -180,6 +180,7 @@ static int open_sdn(struct reading *r, const struct raw_sdn *raw, struct fm_erro
         .cookie = raw->cookie,
         .reserve_bps = raw->reserve_bps,
         .queue = raw->queue ? *raw->queue : -1,
+        .meter = raw->meter,
     };
     if (parse_duration(r, "sdn", "timeout", raw->timeout, &config.timeout_ms, err) < 0)
         return -FM_E_INVALID;

@@ -48,7 +48,7 @@ static const cyaml_schema_field_t dns_fields[] = {
     TEXT(raw_dns, secret),
     TEXT(raw_dns, secret_file),
     TEXT(raw_dns, timeout),
-    NUMBER(raw_dns, retries),
+    CYAML_FIELD_UINT_PTR("retries", MAYBE_PTR, struct raw_dns, retries),
     NUMBER(raw_dns, low_ttl),
     OBJECTS(raw_dns, names, dns_name),
     CYAML_FIELD_END,
@@ -111,6 +111,7 @@ static const cyaml_schema_field_t sdn_fields[] = {
     NUMBER(raw_sdn, cookie),
     NUMBER(raw_sdn, reserve_bps),
     CYAML_FIELD_INT_PTR("queue", MAYBE_PTR, struct raw_sdn, queue),
+    NUMBER(raw_sdn, meter),
     CYAML_FIELD_END,
 };
 

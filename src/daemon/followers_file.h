@@ -18,7 +18,8 @@ struct raw_dns_name {
 struct raw_dns {
     char *server, *zone, *key_name, *algorithm, *secret, *secret_file, *timeout;
     struct raw_list reverse_zones;
-    uint32_t port, retries, low_ttl;
+    uint32_t port, low_ttl;
+    uint32_t *retries;
     struct raw_dns_name *names;
     unsigned names_count;
 };
@@ -49,7 +50,7 @@ struct raw_sdn {
     struct raw_link *links;
     struct raw_sdn_host *hosts, *ports;
     unsigned switches_count, links_count, hosts_count, ports_count;
-    uint32_t table, priority;
+    uint32_t table, priority, meter;
     uint64_t cookie, reserve_bps;
     int64_t *queue;
 };

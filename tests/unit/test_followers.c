@@ -67,6 +67,8 @@ static void there_may_be_none(void **state)
 #define DNS                                                                                        \
     "dns: {server: 192.0.2.1, zone: example.org, key_name: k, secret: MDEyMzQ1Njc4OWFiY2RlZg=="
 
+#define SDN "sdn: {controllers: [\"http://x\"], switches: [{name: s, dpid: 1}], "
+
 static void errors_say_where(void **state)
 {
     (void)state;
@@ -78,6 +80,8 @@ static void errors_say_where(void **state)
     refuse("dns: {server: ns1, zone: example.org, key_name: k, secret: MDEy}\n", "", "server");
     refuse("sdn: {controllers: [\"gopher://x\"], switches: [{name: s, dpid: 1}]}\n", "", "gopher");
     refuse("sdn: {controllers: [\"http://x\"], order: shortest}\n", "1:", "latency or widest");
+    refuse(SDN "meter: 4294967295}\n", "", "meter 4294967295");
+    refuse(SDN "meter: -1}\n", "", "meter");
     refuse("load_balancers:\n  - name: a\n    command: [/bin/true]\n"
            "  - name: a\n    command: [/bin/true]\n",
            "", "two load balancers are called 'a'");
