@@ -155,6 +155,17 @@ static int check_given(const char *given, struct fm_error *err)
     return is_auto(given) ? 0 : fm_ip_parse("address", given, &ip, err);
 }
 
+int fm_lease_check_ports(const struct fm_container *c, const struct fm_network_spec *spec,
+                         struct fm_error *err)
+{
+    if (!c->publish.count || spec->mode == FM_NETWORK_OVERLAY)
+        return 0;
+    return fm_error_set(err, FM_E_INVALID,
+                        "ports of '%s' cannot be published from network '%s', which is the user's "
+                        "own: clients reach it by its address there",
+                        c->name, spec->name);
+}
+
 int fm_lease_take(struct fm_components *p, struct fm_container *c, struct fm_error *err)
 {
     fm_cleanup(fm_lease_clear) struct fm_lease lease = {0};
@@ -162,6 +173,8 @@ int fm_lease_take(struct fm_components *p, struct fm_container *c, struct fm_err
     if (!p->networks)
         return fm_error_set(err, FM_E_REFUSED, "this host has no networks");
     int rc = fm_networks_find(p, c->network, &w.spec, err);
+    if (rc == 0)
+        rc = fm_lease_check_ports(c, &w.spec, err);
     if (rc == 0)
         rc = check_given(c->ip, err);
     if (rc == 0)

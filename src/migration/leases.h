@@ -31,6 +31,9 @@ bool fm_lease_is_hosts(const struct fm_lease *lease); /* not a container's */
  * nobody takes them away, whatever the registry of containers says. FM_E_REFUSED says who has the
  * address or a published port, FM_E_NO_SPACE that the network is full. */
 int fm_lease_take(struct fm_components *p, struct fm_container *c, struct fm_error *err);
+/* FM_E_INVALID when it publishes ports and the network is not ours. */
+int fm_lease_check_ports(const struct fm_container *c, const struct fm_network_spec *spec,
+                         struct fm_error *err);
 /* The container's record is written. */
 void fm_lease_settle(struct fm_components *p, const struct fm_container *c);
 /* The container is gone from this host for good. */

@@ -9,6 +9,7 @@
 #include "migration/incoming.h"
 #include "migration/leases.h"
 #include "migration/lifecycle.h"
+#include "migration/networks.h"
 
 static const char *network_of(const struct fm_container *c)
 {
@@ -88,7 +89,14 @@ int fm_readdress_plan(struct fm_migration *m, struct fm_error *err)
     struct fm_components *p = m->parts;
     if (!*m->options.new_address && !*m->options.new_network)
         return 0;
+    struct fm_network_spec spec;
     int rc = check_can_change(m, err);
+    if (rc == 0)
+        rc = fm_networks_find(
+            p, *m->options.new_network ? m->options.new_network : m->container->network, &spec,
+            err);
+    if (rc == 0)
+        rc = fm_lease_check_ports(m->container, &spec, err);
     if (rc < 0)
         return rc;
     bool back = *m->return_of != '\0';
