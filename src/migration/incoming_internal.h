@@ -25,6 +25,8 @@ int fm_incoming_admissible(struct fm_incoming_table *t, const struct fm_incoming
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err);
 /* What of VERIFY's time is left: at least 1 ms; 0: there is no limit. */
 uint64_t fm_incoming_verify_left(const struct fm_incoming *in);
+/* The health check of the container's record; `report` (256 bytes) gets the last answer. */
+int fm_incoming_check_health(struct fm_incoming *in, char *report, struct fm_error *err);
 /* The part of VERIFY after the health check, whose result is `health` (with *err, not NULL): asks
  * for each dependency. Returns the first failure; *err tells all of them. */
 int fm_incoming_check_dependencies(struct fm_incoming *in, int health, struct fm_error *err);

@@ -1,7 +1,6 @@
 /* The incoming migration from READY on: commit, verification, completion, discarding, recovery. */
 #include "migration/incoming_internal.h"
 
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +15,6 @@
 #include "migration/leases.h"
 #include "migration/leftover.h"
 #include "migration/lifecycle.h"
-#include "network/verifier.h"
 
 #define RESTORE_TIMEOUT_MS 120000
 #define LEFTOVER_GRACE_MS 5000
@@ -401,49 +399,6 @@ json_t *fm_incoming_commit(struct fm_incoming *in, struct fm_error *err)
 
 /* --- VERIFY, COMPLETE, RETURN --- */
 
-static int run_health_command(struct fm_incoming *in, struct fm_error *err)
-{
-    struct fm_components *p = in->parts;
-    const struct fm_health *h = &in->container->health;
-    const char *const argv[] = {"/bin/sh", "-c", h->target, NULL};
-    int exit_code = 0, rc = 0;
-    for (int i = 0; i < h->attempts; i++) {
-        const int fds[3] = {-1, -1, -1};
-        rc = p->runtime.ops->exec(p->runtime.ctx, in->container->name, argv, fds, h->timeout_ms,
-                                  &exit_code, err);
-        if (rc == 0 && exit_code == 0)
-            return 0;
-        uint64_t left = fm_incoming_verify_left(in);
-        if (left && left <= h->interval_ms)
-            break;
-        if (i + 1 < h->attempts)
-            poll(NULL, 0, (int)h->interval_ms);
-    }
-    return rc < 0 ? rc
-                  : fm_error_set(err, FM_E_FAILED, "health check '%s' exits with %d (%d attempts)",
-                                 h->target, exit_code, h->attempts);
-}
-
-static int check_health(struct fm_incoming *in, char *report, struct fm_error *err)
-{
-    const struct fm_health *h = &in->container->health;
-    if (!h->kind)
-        return 0;
-    if (fm_streq(h->kind, "command"))
-        return run_health_command(in, err);
-    fm_autofree char *address = fm_xstrdup(in->container->ip ? in->container->ip : "127.0.0.1");
-    address[strcspn(address, "/")] = '\0';
-    struct fm_health_check check = {.kind = h->kind,
-                                    .target = h->target,
-                                    .address = address,
-                                    .netns = in->has_endpoint ? in->endpoint.netns : NULL,
-                                    .attempts = h->attempts,
-                                    .interval_ms = h->interval_ms,
-                                    .timeout_ms = h->timeout_ms,
-                                    .limit_ms = fm_incoming_verify_left(in)};
-    return fm_verify_health(&check, report, err);
-}
-
 int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error *err)
 {
     char text[256] = "alive";
@@ -463,7 +418,7 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
         return rc;
     if (!alive)
         return fm_error_set(err, FM_E_FAILED, "container '%s' does not run", in->container->name);
-    rc = check_health(in, text, err);
+    rc = fm_incoming_check_health(in, text, err);
     rc = fm_incoming_check_dependencies(in, rc, err);
     if (rc < 0 && !*in->return_of)
         return rc;

@@ -1,8 +1,12 @@
-/* The destination's verdict: what the container depends on answers from where it is now. */
+/* The destination's verdict: the container is healthy, and what it depends on answers from where it
+ * is now. */
 #include "migration/incoming_internal.h"
 
+#include <poll.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "network/verifier.h"
@@ -13,6 +17,49 @@ uint64_t fm_incoming_verify_left(const struct fm_incoming *in)
     if (!in->verify_until_ms)
         return 0;
     return now < in->verify_until_ms ? in->verify_until_ms - now : 1;
+}
+
+static int run_health_command(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    const struct fm_health *h = &in->container->health;
+    const char *const argv[] = {"/bin/sh", "-c", h->target, NULL};
+    int exit_code = 0, rc = 0;
+    for (int i = 0; i < h->attempts; i++) {
+        const int fds[3] = {-1, -1, -1};
+        rc = p->runtime.ops->exec(p->runtime.ctx, in->container->name, argv, fds, h->timeout_ms,
+                                  &exit_code, err);
+        if (rc == 0 && exit_code == 0)
+            return 0;
+        uint64_t left = fm_incoming_verify_left(in);
+        if (left && left <= h->interval_ms)
+            break;
+        if (i + 1 < h->attempts)
+            poll(NULL, 0, (int)h->interval_ms);
+    }
+    return rc < 0 ? rc
+                  : fm_error_set(err, FM_E_FAILED, "health check '%s' exits with %d (%d attempts)",
+                                 h->target, exit_code, h->attempts);
+}
+
+int fm_incoming_check_health(struct fm_incoming *in, char *report, struct fm_error *err)
+{
+    const struct fm_health *h = &in->container->health;
+    if (!h->kind)
+        return 0;
+    if (fm_streq(h->kind, "command"))
+        return run_health_command(in, err);
+    fm_autofree char *address = fm_xstrdup(in->container->ip ? in->container->ip : "127.0.0.1");
+    address[strcspn(address, "/")] = '\0';
+    struct fm_health_check check = {.kind = h->kind,
+                                    .target = h->target,
+                                    .address = address,
+                                    .netns = in->has_endpoint ? in->endpoint.netns : NULL,
+                                    .attempts = h->attempts,
+                                    .interval_ms = h->interval_ms,
+                                    .timeout_ms = h->timeout_ms,
+                                    .limit_ms = fm_incoming_verify_left(in)};
+    return fm_verify_health(&check, report, err);
 }
 
 static int check_one(struct fm_incoming *in, const char *text, struct fm_error *err)

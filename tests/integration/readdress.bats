@@ -143,7 +143,7 @@ back_to_old()
     cluster_cli a -q migrate web --to host-b --new-address $new
     assert_runs_only_on b web
     [ "$(on c redis-cli -h $new get key)" = value ]
-    ! on c timeout 1 redis-cli -h $old ping
+    run ! on c timeout 1 redis-cli -h $old ping
     [ "$(records $new)" = "$new 600"$'\n'"web.example.org. 600" ]
     [ -z "$(on c dig +short @"$(address_of c)" -x $old)" ]
     for host in a b c; do
