@@ -101,7 +101,9 @@ int fm_readdress_plan(struct fm_migration *m, struct fm_error *err)
         return rc;
     bool back = *m->return_of != '\0';
     fm_autocontainer struct fm_container *c = back ? make_back(m, err) : make_arrival(m, err);
-    rc = !c ? fm_error_result(err) : back ? 0 : lease(p, c, err);
+    if (!c)
+        return fm_error_result(err);
+    rc = back ? 0 : lease(p, c, err);
     if (rc == 0 && fm_streq(c->ip, m->container->ip) &&
         fm_streq(network_of(c), network_of(m->container)))
         return fm_error_set(err, FM_E_INVALID, "container '%s' has address %s already", c->name,

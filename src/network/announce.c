@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/text.h"
-
 #include "network/ethernet.h"
 
 #define MESSAGE_BYTES 32 /* an advertisement with its option */
@@ -83,26 +83,33 @@ void fm_announce_all(int packet_fd, int interface, const struct fm_ip ips[2], co
 
 struct announcement {
     int packet_fd; /* its own */
-    int interface;
+    int interfaces[2];
     struct fm_ip ips[2];
     uint8_t mac[6];
 };
 
+static void announce_everywhere(const struct announcement *a)
+{
+    for (size_t i = 0; i < FM_COUNT(a->interfaces); i++)
+        if (a->interfaces[i])
+            fm_announce_all(a->packet_fd, a->interfaces[i], a->ips, a->mac);
+}
+
 static void *announce_body(void *arg)
 {
     struct announcement *a = arg;
-    fm_announce_all(a->packet_fd, a->interface, a->ips, a->mac);
+    announce_everywhere(a);
     close(a->packet_fd);
     free(a);
     return NULL;
 }
 
-void fm_announce_later(int packet_fd, int interface, const struct fm_ip ips[2],
+void fm_announce_later(int packet_fd, const int interfaces[2], const struct fm_ip ips[2],
                        const uint8_t mac[6])
 {
     struct announcement *a = fm_xcalloc(1, sizeof(*a));
     *a = (struct announcement){.packet_fd = fcntl(packet_fd, F_DUPFD_CLOEXEC, 0),
-                               .interface = interface,
+                               .interfaces = {interfaces[0], interfaces[1]},
                                .ips = {ips[0], ips[1]}};
     memcpy(a->mac, mac, 6);
     pthread_t thread;
@@ -110,8 +117,9 @@ void fm_announce_later(int packet_fd, int interface, const struct fm_ip ips[2],
         pthread_detach(thread);
         return;
     }
-    fm_announce_all(packet_fd, interface, ips, mac);
     if (a->packet_fd >= 0)
         close(a->packet_fd);
+    a->packet_fd = packet_fd;
+    announce_everywhere(a);
     free(a);
 }

@@ -15,8 +15,9 @@ int fm_announce(int packet_fd, int interface, const struct fm_ip *ip, const uint
                 struct fm_error *err);
 /* Announces both addresses (family 0: none), as far as it works. */
 void fm_announce_all(int packet_fd, int interface, const struct fm_ip ips[2], const uint8_t mac[6]);
-/* The same on a thread of its own: a bridge hands the frames to each of its ports, one by one. */
-void fm_announce_later(int packet_fd, int interface, const struct fm_ip ips[2],
+/* The same on these interfaces (0: none), one after the other, on a thread of its own: a bridge
+ * hands the frames to each of its ports, one by one. */
+void fm_announce_later(int packet_fd, const int interfaces[2], const struct fm_ip ips[2],
                        const uint8_t mac[6]);
 
 #endif

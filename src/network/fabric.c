@@ -108,6 +108,8 @@ static int open_fabric(struct fm_fabric *fabric, const struct fm_fabric_config *
     if (rc == 0)
         rc = open_sockets(fabric, err);
     if (rc == 0)
+        rc = fm_residents_read(fabric, err);
+    if (rc == 0)
         rc = fm_net_define_configured(fabric, config, err);
     return rc;
 }
@@ -123,6 +125,7 @@ static void fabric_free(struct fm_fabric *fabric)
     if (fabric->packet_fd >= 0)
         close(fabric->packet_fd);
     fm_net_free_all(fabric);
+    fm_residents_free(fabric);
     free(fabric->peers);
     free(fabric->run_dir);
     free(fabric);

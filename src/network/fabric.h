@@ -13,6 +13,7 @@
 #define FM_IPV6_MTU_MIN 1280
 
 struct fm_hold;
+struct fm_resident;
 struct fm_staged;
 
 /* A network on this host. It does not change while it is in the list: who defines it anew puts
@@ -44,8 +45,10 @@ struct fm_fabric {
     int packet_fd;        /* AF_PACKET, for sending */
     struct fm_ip *peers;  /* guarded by `make` */
     size_t peer_count;
-    pthread_mutex_t net_lock; /* guards the two lists of networks; held for a few loads only */
-    struct fm_net *nets;      /* who holds `make` may read without it */
+    struct fm_resident *residents; /* guarded by `make`; who is on this host */
+    bool macvlans_read;            /* those in it: only when they matter */
+    pthread_mutex_t net_lock;      /* guards the two lists of networks; held for a few loads only */
+    struct fm_net *nets;           /* who holds `make` may read without it */
     struct fm_net *former;
     pthread_mutex_t lock; /* guards the two lists below */
     struct fm_hold *holds;
@@ -84,6 +87,18 @@ bool fm_owner_in(const struct fm_owner *owner, const struct fm_net *net, int mas
  * name has others. */
 int fm_owner_clashes(const struct fm_owner *owner, const struct fm_endpoint *ep,
                      const struct fm_port *port, struct fm_error *err);
+
+/* owner.c: the containers of ours that have an interface on this host. Who holds `make` may call
+ * these; read comes first, once. */
+int fm_residents_read(struct fm_fabric *fabric, struct fm_error *err);
+void fm_residents_put(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                      const struct fm_port *port);
+void fm_residents_remove(struct fm_fabric *fabric, const char *name);
+void fm_residents_free(struct fm_fabric *fabric);
+/* FM_E_EXISTS when one of them has the endpoint's name, address or MAC: on its bridge, or for a
+ * macvlan on any. The endpoint's own host_if is not judged here. */
+int fm_residents_check(struct fm_fabric *fabric, const struct fm_endpoint *ep,
+                       const struct fm_port *port, struct fm_error *err);
 
 /* stage.c */
 /* Addresses and default routes of both families for the interface in the container's namespace. */

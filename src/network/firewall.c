@@ -373,28 +373,6 @@ int fm_firewall_remove(struct fm_error *err)
 
 /* ---- describing ---- */
 
-/* The publications in a listing, by protocol and host port: an IPv6 element joins its IPv4 one. */
-struct reading {
-    const json_t *listing;
-    json_t *list;
-    const char *protocol;
-    bool ipv6;
-    bool whole; /* every element is one of ours */
-};
-
-static json_t *find_published(const json_t *list, const char *protocol, json_int_t host_port)
-{
-    size_t i;
-    json_t *entry;
-    json_array_foreach(list, i, entry)
-    {
-        if (json_integer_value(json_object_get(entry, "host_port")) == host_port &&
-            fm_streq(json_string_value(json_object_get(entry, "protocol")), protocol))
-            return entry;
-    }
-    return NULL;
-}
-
 /* Of the set or map with this name; NULL when there is none. */
 static const json_t *elements_of(const json_t *listing, const char *name)
 {
@@ -411,27 +389,80 @@ static const json_t *elements_of(const json_t *listing, const char *name)
     return NULL;
 }
 
+/* What is looked for once for each publication, by what it is looked for. */
+struct index {
+    json_t *published; /* "tcp 8080": the entry of the list */
+    json_t *targets;   /* "tcp 10.88.0.5 80" */
+    json_t *own;       /* host ports with an address: "fmh0123abcd 4" */
+};
+
+static void index_free(struct index *index)
+{
+    json_decref(index->published);
+    json_decref(index->targets);
+    json_decref(index->own);
+}
+
+static char *target_key(const char *protocol, const char *ip, json_int_t port)
+{
+    return fm_strf("%s %s %lld", protocol, ip, (long long)port);
+}
+
+static void add_targets(struct index *index, const json_t *elements)
+{
+    size_t i;
+    json_t *element;
+    json_array_foreach(elements, i, element)
+    {
+        const char *protocol = NULL, *ip = NULL;
+        json_int_t port = 0;
+        if (json_unpack(element, "{s:[s,s,I]}", "concat", &protocol, &ip, &port) != 0)
+            continue;
+        fm_autofree char *key = target_key(protocol, ip, port);
+        json_object_set_new(index->targets, key, json_true());
+    }
+}
+
+static void add_own(struct index *index, const json_t *elements, int family)
+{
+    size_t i;
+    json_t *element;
+    json_array_foreach(elements, i, element)
+    {
+        const char *interface = json_string_value(json_array_get(element, 0));
+        fm_autofree char *key = fm_strf("%s %d", interface ? interface : "", family_digit(family));
+        json_object_set_new(index->own, key, json_true());
+    }
+}
+
+static struct index make_index(const json_t *listing)
+{
+    struct index index = {json_object(), json_object(), json_object()};
+    add_targets(&index, elements_of(listing, "targets4"));
+    add_targets(&index, elements_of(listing, "targets6"));
+    add_own(&index, elements_of(listing, "own4"), AF_INET);
+    add_own(&index, elements_of(listing, "own6"), AF_INET6);
+    return index;
+}
+
+/* The publications in a listing, by protocol and host port: an IPv6 element joins its IPv4 one. */
+struct reading {
+    struct index index;
+    json_t *list;
+    const char *protocol;
+    int family;
+    bool whole; /* every element is one of ours */
+};
+
 /* What the map leads to a container also finds back: it leaves under this host's own address. */
 static bool finds_back(const struct reading *r, const char *network, const char *ip,
                        json_int_t port)
 {
     char interface[16];
     fm_host_port_name(network, interface);
-    bool own = false, target = false;
-    size_t i;
-    json_t *element;
-    json_array_foreach(elements_of(r->listing, r->ipv6 ? "own6" : "own4"), i, element)
-    {
-        own |= fm_streq(json_string_value(json_array_get(element, 0)), interface);
-    }
-    json_array_foreach(elements_of(r->listing, r->ipv6 ? "targets6" : "targets4"), i, element)
-    {
-        const json_t *parts = json_object_get(element, "concat");
-        target |= json_integer_value(json_array_get(parts, 2)) == port &&
-                  fm_streq(json_string_value(json_array_get(parts, 1)), ip) &&
-                  fm_streq(json_string_value(json_array_get(parts, 0)), r->protocol);
-    }
-    return own && target;
+    fm_autofree char *own = fm_strf("%s %d", interface, family_digit(r->family));
+    fm_autofree char *target = target_key(r->protocol, ip, port);
+    return json_object_get(r->index.own, own) && json_object_get(r->index.targets, target);
 }
 
 /* [{"elem":{"val":8080,"comment":"web default"}},{"concat":["10.88.0.5",80]}] */
@@ -446,29 +477,32 @@ static bool take_element(struct reading *r, json_t *element)
     if (sscanf(comment, "%63s %31s", container, network) != 2)
         return false;
     r->whole &= finds_back(r, network, ip, port);
-    json_t *known = find_published(r->list, r->protocol, host_port);
-    if (!known)
-        return json_array_append_new(
-                   r->list,
-                   json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:s}", "container", container, "network",
-                             network, "protocol", r->protocol, "host_port", host_port, "port", port,
-                             "ip", r->ipv6 ? "" : ip, "ip6", r->ipv6 ? ip : "")) == 0;
-    json_object_set_new(known, "ip6", json_string(ip));
-    return fm_streq(json_string_value(json_object_get(known, "container")), container) &&
-           json_integer_value(json_object_get(known, "port")) == port;
+    fm_autofree char *key = fm_strf("%s %lld", r->protocol, (long long)host_port);
+    json_t *known = json_object_get(r->index.published, key);
+    if (known) {
+        json_object_set_new(known, "ip6", json_string(ip));
+        return fm_streq(json_string_value(json_object_get(known, "container")), container) &&
+               json_integer_value(json_object_get(known, "port")) == port;
+    }
+    bool ipv6 = r->family == AF_INET6;
+    json_t *entry = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:s}", "container", container, "network",
+                              network, "protocol", r->protocol, "host_port", host_port, "port",
+                              port, "ip", ipv6 ? "" : ip, "ip6", ipv6 ? ip : "");
+    json_array_append_new(r->list, entry);
+    return json_object_set(r->index.published, key, entry) == 0;
 }
 
-static void take_publications(struct reading *r)
+static void take_publications(struct reading *r, const json_t *listing)
 {
     const char *const protocols[] = {"tcp", "udp"};
     for (size_t p = 0; p < 4; p++) {
         r->protocol = protocols[p / 2];
-        r->ipv6 = p % 2;
+        r->family = p % 2 ? AF_INET6 : AF_INET;
         char name[16];
-        snprintf(name, sizeof(name), "%s%d", r->protocol, r->ipv6 ? 6 : 4);
+        snprintf(name, sizeof(name), "%s%d", r->protocol, family_digit(r->family));
         size_t i;
         json_t *element;
-        json_array_foreach(elements_of(r->listing, name), i, element)
+        json_array_foreach(elements_of(listing, name), i, element)
         {
             r->whole &= take_element(r, element);
         }
@@ -522,8 +556,9 @@ int fm_firewall_describe(json_t **publications, bool *whole, struct fm_error *er
     if (!document)
         return fm_error_set(err, FM_E_FAILED, "cannot read the published ports: %s", where.text);
     const json_t *listing = json_object_get(document, "nftables");
-    struct reading reading = {.listing = listing, .list = json_array(), .whole = true};
-    take_publications(&reading);
+    struct reading reading = {.index = make_index(listing), .list = json_array(), .whole = true};
+    take_publications(&reading, listing);
+    index_free(&reading.index);
     *whole = reading.whole && rules_are_whole(listing) && isolation_is_whole(listing);
     *publications = reading.list;
     json_decref(document);

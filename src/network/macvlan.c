@@ -45,6 +45,18 @@ static int look_inside(void *ctx, struct fm_error *err)
     return rc;
 }
 
+bool fm_macvlan_look(const struct fm_fabric *fabric, const char *container,
+                     struct fm_macvlan_port *port)
+{
+    fm_autofree char *netns = fm_strf("%s/netns/%s", fabric->run_dir, container);
+    struct look look = {0};
+    struct fm_error vanished = {0};
+    bool found = fm_netns_exists(netns) &&
+                 fm_netns_run(netns, look_inside, &look, &vanished) == 0 && look.found;
+    *port = look.port;
+    return found;
+}
+
 static bool has_veth(struct fm_fabric *fabric, const char *container)
 {
     char name[16];
@@ -64,13 +76,10 @@ int fm_macvlan_each(struct fm_fabric *fabric, fm_macvlan_each_fn each, void *ctx
     int rc = 0;
     const struct dirent *entry;
     while (rc == 0 && (entry = readdir(dir))) {
-        fm_autofree char *netns = fm_strf("%s/%s", path, entry->d_name);
-        if (entry->d_name[0] == '.' || has_veth(fabric, entry->d_name) || !fm_netns_exists(netns))
-            continue;
-        struct look look = {0};
-        struct fm_error vanished = {0};
-        if (fm_netns_run(netns, look_inside, &look, &vanished) == 0 && look.found)
-            rc = each(&look.port, ctx);
+        struct fm_macvlan_port port;
+        if (entry->d_name[0] != '.' && !has_veth(fabric, entry->d_name) &&
+            fm_macvlan_look(fabric, entry->d_name, &port))
+            rc = each(&port, ctx);
     }
     return rc;
 }
@@ -209,26 +218,11 @@ static int set_up_inside(void *ctx, struct fm_error *err)
     return rc;
 }
 
-struct clash {
-    const struct fm_endpoint *ep;
-    const struct fm_port *port;
-    struct fm_error *err;
-};
-
-static int find_clash(const struct fm_macvlan_port *there, void *ctx)
-{
-    struct clash *clash = ctx;
-    return fm_owner_clashes(&there->owner, clash->ep, clash->port, clash->err);
-}
-
 int fm_macvlan_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                      const struct fm_port *port, bool active, struct fm_error *err)
 {
-    struct clash clash = {ep, port, err};
-    int rc = fm_macvlan_each(fabric, find_clash, &clash, err);
     bool old = fm_netns_exists(ep->netns);
-    if (rc == 0)
-        rc = fm_netns_create(ep->netns, err);
+    int rc = fm_netns_create(ep->netns, err);
     struct making making = {.ep = ep, .port = port, .active = active};
     if (rc == 0 && old)
         rc = fm_netns_run(ep->netns, judge_inside, &making, err);
@@ -248,7 +242,10 @@ int fm_macvlan_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
         fm_link_put_macvlan(&batch, &macvlan);
         rc = fm_nl_run(&fabric->slow, &batch, err);
     }
-    return rc < 0 ? rc : fm_netns_run(ep->netns, set_up_inside, &making, err);
+    if (rc < 0)
+        return rc;
+    fm_residents_put(fabric, ep, port);
+    return fm_netns_run(ep->netns, set_up_inside, &making, err);
 }
 
 static int delete_inside(void *ctx, struct fm_error *err)

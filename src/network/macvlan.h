@@ -18,6 +18,9 @@ struct fm_macvlan_port {
 typedef int (*fm_macvlan_each_fn)(const struct fm_macvlan_port *port, void *ctx);
 int fm_macvlan_each(struct fm_fabric *fabric, fm_macvlan_each_fn each, void *ctx,
                     struct fm_error *err);
+/* The one of this container; false: none. */
+bool fm_macvlan_look(const struct fm_fabric *fabric, const char *container,
+                     struct fm_macvlan_port *port);
 
 /* The parts of stage, unstage, activate and deactivate. stage leaves it closed, but for one that is
  * there and is to be `active`. */

@@ -20,8 +20,6 @@
 #include "network/verifier.h"
 
 #define REACH_TIMEOUT_MS 700 /* of each of three attempts */
-#define OWNER_PREFIX "fleximigrate "
-#define NOTHING "-" /* an empty field of an alias */
 
 /* ---- endpoints ---- */
 
@@ -58,73 +56,6 @@ int fm_port_find(struct fm_fabric *fabric, const struct fm_endpoint *ep, struct 
         return fm_error_set(err, FM_E_NOT_FOUND, "the container has no interface %s on this host",
                             ep->host_if);
     port->index = request.ifr_ifindex;
-    return 0;
-}
-
-/* ---- owners ---- */
-
-void fm_owner_format(const struct fm_endpoint *ep, char alias[256])
-{
-    snprintf(alias, 256, OWNER_PREFIX "%s %s %s %s %s", ep->name, ep->ip, ep->mac,
-             ep->ip6[0] ? ep->ip6 : NOTHING, ep->network[0] ? ep->network : NOTHING);
-}
-
-bool fm_owner_parse(const char *alias, struct fm_owner *owner)
-{
-    *owner = (struct fm_owner){0};
-    char ip[64];
-    char mac[18];
-    char ip6[64] = NOTHING;
-    char network[32] = NOTHING;
-    struct fm_error ignored = {0};
-    if (!fm_starts_with(alias, OWNER_PREFIX))
-        return false;
-    int fields = sscanf(alias + strlen(OWNER_PREFIX), "%63s %63s %17s %63s %31s", owner->name, ip,
-                        mac, ip6, network);
-    if ((fields != 3 && fields != 5) || fm_ip_parse("address", ip, &owner->ips[0], &ignored) < 0 ||
-        fm_mac_parse(mac, owner->mac, &ignored) < 0 ||
-        (!fm_streq(ip6, NOTHING) && fm_ip_parse("address", ip6, &owner->ips[1], &ignored) < 0))
-        return false;
-    if (!fm_streq(network, NOTHING))
-        snprintf(owner->network, sizeof(owner->network), "%s", network);
-    return true;
-}
-
-bool fm_owner_in(const struct fm_owner *owner, const struct fm_net *net, int master)
-{
-    if (owner->network[0])
-        return fm_streq(owner->network, net->spec.name);
-    return net->configured && master == net->bridge_index;
-}
-
-static bool same_address(const struct fm_ip *a, const struct fm_ip *b)
-{
-    return a->family && fm_ip_equal(a, b);
-}
-
-int fm_owner_clashes(const struct fm_owner *owner, const struct fm_endpoint *ep,
-                     const struct fm_port *port, struct fm_error *err)
-{
-    char text[FM_IP_TEXT];
-    if (fm_streq(owner->name, ep->name)) {
-        bool second = !owner->ips[1].family || same_address(&owner->ips[1], &port->ips[1]);
-        bool network = !owner->network[0] || fm_streq(owner->network, port->net->spec.name);
-        if (same_address(&owner->ips[0], &port->ips[0]) && second && network &&
-            memcmp(owner->mac, port->mac, 6) == 0)
-            return 0;
-        return fm_error_set(err, FM_E_EXISTS,
-                            "a container '%s' with address %s is on this host; remove it first",
-                            owner->name, fm_ip_format(&owner->ips[0], text));
-    }
-    for (size_t i = 0; i < 4; i++)
-        if (same_address(&owner->ips[i / 2], &port->ips[i % 2]))
-            return fm_error_set(err, FM_E_EXISTS,
-                                "address %s belongs to container '%s' on this host",
-                                fm_ip_format(&owner->ips[i / 2], text), owner->name);
-    if (memcmp(owner->mac, port->mac, 6) == 0)
-        return fm_error_set(err, FM_E_EXISTS,
-                            "MAC address %s belongs to container '%s' on this host", ep->mac,
-                            owner->name);
     return 0;
 }
 
@@ -200,7 +131,7 @@ static int check_container_address(const struct fm_net *net, const char *name, s
         return fm_error_set(err, FM_E_INVALID,
                             "address %s of '%s' is reserved in the subnet %s; choose another", text,
                             name, subnet);
-    if (same_address(ip, &net->gateways[*place]))
+    if (fm_ip_equal(ip, &net->gateways[*place]))
         return fm_error_set(err, FM_E_INVALID,
                             "address %s of '%s' is the gateway's; choose another", text, name);
     if (!ip->with_prefix)
@@ -305,19 +236,21 @@ static int op_unstage(void *ctx, const struct fm_endpoint *ep, struct fm_error *
     return rc < 0 ? fm_error_prefix(err, "cannot remove the network of '%s'", ep->name) : 0;
 }
 
-/* Who must hear it at once are the switches elsewhere, which learn the place. The containers on
- * this bridge know the MAC already, mostly, and there may be hundreds. */
+/* The switches of the user's network have to hear it at once. In an overlay everybody is told where
+ * the container is, and until then its old host relays; whoever only listens hears it soon after. A
+ * bridge with hundreds of containers takes its time. */
 static int announce(struct fm_fabric *fabric, const struct fm_port *port, struct fm_error *err)
 {
     const struct fm_net *net = port->net;
-    bool overlay = net->spec.mode == FM_NETWORK_OVERLAY;
-    int interface = overlay ? net->vxlan_index : net->bridge_index;
+    if (net->spec.mode == FM_NETWORK_OVERLAY) {
+        const int interfaces[] = {net->vxlan_index, net->bridge_index};
+        fm_announce_later(fabric->packet_fd, interfaces, port->ips, port->mac);
+        return 0;
+    }
     int rc = 0;
-    for (size_t i = 0; interface && rc == 0 && i < FM_COUNT(port->ips); i++)
+    for (size_t i = 0; rc == 0 && i < FM_COUNT(port->ips); i++)
         if (port->ips[i].family)
-            rc = fm_announce(fabric->packet_fd, interface, &port->ips[i], port->mac, err);
-    if (overlay)
-        fm_announce_later(fabric->packet_fd, net->bridge_index, port->ips, port->mac);
+            rc = fm_announce(fabric->packet_fd, net->bridge_index, &port->ips[i], port->mac, err);
     return rc;
 }
 
@@ -354,10 +287,8 @@ int fm_endpoint_activate(struct fm_fabric *fabric, const struct fm_endpoint *ep,
         announce(fabric, &port, &unheard) < 0) /* no reason to give it up: others learn */
         fm_warn(FM_NETWORK_MANAGER, "%s: %s.", ep->name, unheard.text);
     fm_hold_came_back(fabric, &port);
-    if (outbox >= 0) {
-        fm_outbox_send(outbox, port.net->bridge_index, port.mac);
-        fm_outbox_close_later(outbox);
-    }
+    if (outbox >= 0)
+        fm_outbox_finish(outbox, port.net->bridge_index, port.mac);
     return rc;
 }
 

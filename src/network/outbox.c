@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "network/frame_queue.h"
 
 #define BUFFER_BYTES (8 << 20)
 #define FRAME_MAX (sizeof(struct virtio_net_hdr) + ETH_HLEN + 65536)
@@ -53,11 +54,10 @@ void fm_outbox_stop(int outbox)
     setsockopt(outbox, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
-unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
+/* The next frame from this MAC, with its header in front; negative when there is no more. */
+static ssize_t next_frame(int outbox, const uint8_t mac[6], uint8_t buffer[FRAME_MAX])
 {
-    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
     const uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
-    unsigned sent = 0;
     for (;;) {
         struct sockaddr_ll from;
         socklen_t len = sizeof(from);
@@ -65,18 +65,75 @@ unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return sent;
+            return got;
         bool whole = got >= (ssize_t)(sizeof(struct virtio_net_hdr) + ETH_HLEN);
-        if (!whole || from.sll_pkttype == PACKET_OUTGOING || memcmp(frame + 6, mac, 6) != 0)
-            continue;
-        struct sockaddr_ll to = {
-            .sll_family = AF_PACKET,
-            .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
-            .sll_ifindex = bridge,
-            .sll_halen = 6,
-        };
-        sent += sendto(outbox, buffer, (size_t)got, 0, (struct sockaddr *)&to, sizeof(to)) >= 0;
+        if (whole && from.sll_pkttype != PACKET_OUTGOING && memcmp(frame + 6, mac, 6) == 0)
+            return got;
     }
+}
+
+static bool is_for_many(const uint8_t *buffer)
+{
+    return buffer[sizeof(struct virtio_net_hdr)] & 1;
+}
+
+static bool send_frame(int outbox, int bridge, const uint8_t *buffer, size_t len)
+{
+    const uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
+    struct sockaddr_ll to = {
+        .sll_family = AF_PACKET,
+        .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
+        .sll_ifindex = bridge,
+        .sll_halen = 6,
+    };
+    return sendto(outbox, buffer, len, 0, (struct sockaddr *)&to, sizeof(to)) >= 0;
+}
+
+unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
+{
+    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
+    unsigned sent = 0;
+    ssize_t len;
+    while ((len = next_frame(outbox, mac, buffer)) >= 0)
+        sent += send_frame(outbox, bridge, buffer, (size_t)len);
+    return sent;
+}
+
+struct rest {
+    int outbox, bridge;
+    struct fm_frame_queue frames;
+};
+
+static void *finish_body(void *arg)
+{
+    struct rest *rest = arg;
+    struct fm_frame *frame;
+    while ((frame = fm_frame_queue_take(&rest->frames))) {
+        send_frame(rest->outbox, rest->bridge, frame->bytes, frame->len);
+        free(frame);
+    }
+    close(rest->outbox);
+    free(rest);
+    return NULL;
+}
+
+void fm_outbox_finish(int outbox, int bridge, const uint8_t mac[6])
+{
+    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
+    struct rest *rest = fm_xcalloc(1, sizeof(*rest));
+    *rest = (struct rest){.outbox = outbox, .bridge = bridge};
+    ssize_t len;
+    while ((len = next_frame(outbox, mac, buffer)) >= 0) {
+        if (is_for_many(buffer))
+            fm_frame_queue_put(&rest->frames, buffer, (size_t)len);
+        else
+            send_frame(outbox, bridge, buffer, (size_t)len);
+    }
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, finish_body, rest) == 0)
+        pthread_detach(thread);
+    else
+        finish_body(rest);
 }
 
 static void *close_body(void *arg)

@@ -24,6 +24,9 @@ void fm_outbox_stop(int outbox);
 /* Sends what was collected from this MAC through the bridge, in order; returns the number of
  * frames. */
 unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
+/* The same, and closes it; what is for everybody on the bridge, perhaps hundreds, follows in a
+ * thread that the caller does not wait for. */
+void fm_outbox_finish(int outbox, int bridge, const uint8_t mac[6]);
 /* close(2) of a packet socket that the caller does not wait for. */
 void fm_outbox_close_later(int outbox);
 

@@ -45,16 +45,23 @@ static int judge_namesake(struct staging *s, const struct fm_link *link)
     return 0;
 }
 
-static int survey_link(const struct fm_link *link, void *ctx)
+/* By name, since it may be anybody's; who else has the address is asked of the owners. */
+static int survey(struct staging *s)
 {
-    struct staging *s = ctx;
-    if (fm_streq(link->name, s->ep->host_if))
-        return judge_namesake(s, link);
-    struct fm_owner owner;
-    if (!link->master || link->master != s->port.net->bridge_index ||
-        !fm_owner_parse(link->alias, &owner))
-        return 0;
-    return fm_owner_clashes(&owner, s->ep, &s->port, s->err);
+    struct fm_link link;
+    struct fm_error here = {0};
+    int rc = fm_link_by_name(&s->fabric->slow, s->ep->host_if, &link, &here);
+    if (rc == -FM_E_NOT_FOUND)
+        rc = 0;
+    else if (rc < 0)
+        *s->err = here;
+    else
+        rc = judge_namesake(s, &link);
+    if (rc == 0 && s->host.index && s->port.net->spec.mode == FM_NETWORK_MACVLAN)
+        return fm_error_set(s->err, FM_E_EXISTS,
+                            "a container '%s' in another network is on this host; remove it first",
+                            s->ep->name);
+    return rc < 0 ? rc : fm_residents_check(s->fabric, s->ep, &s->port, s->err);
 }
 
 static int check_device(struct fm_fabric *fabric, const struct fm_net *net, struct fm_error *err)
@@ -234,6 +241,7 @@ static int attach_pair(struct staging *s, bool active, struct fm_error *err)
     fm_link_put_alias(&batch, port, alias);
     fm_link_put_quiet(&batch, port);
     fm_link_put_up(&batch, port);
+    fm_residents_put(fabric, s->ep, &s->port);
     int rc = fm_nl_run(&fabric->slow, &batch, err);
     if (rc == 0)
         rc = fm_netns_run(s->ep->netns, inner_up, s, err);
@@ -284,11 +292,7 @@ int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bo
     if (rc == 0)
         rc = check_device(fabric, s.port.net, &here);
     if (rc == 0)
-        rc = fm_link_each(&fabric->slow, survey_link, &s, &here);
-    if (rc == 0 && s.host.index && s.port.net->spec.mode == FM_NETWORK_MACVLAN)
-        rc = fm_error_set(&here, FM_E_EXISTS,
-                          "a container '%s' in another network is on this host; remove it first",
-                          ep->name);
+        rc = survey(&s);
     bool was_there = s.host.index != 0 || fm_netns_exists(ep->netns);
     if (rc == 0) {
         rc = make(&s, active, &here);
@@ -317,12 +321,15 @@ int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     fm_autofree char *own = fm_strf("%s/netns/", fabric->run_dir);
     bool pinned = fm_starts_with(ep->netns, own);
     int rc = fm_link_by_name(&fabric->slow, ep->host_if, &link, &missing);
-    if (rc == 0 && may_delete(&link, ep)) {
+    bool ours = rc == 0 && may_delete(&link, ep);
+    if (ours) {
         fm_outbox_drop(fabric, link.index);
         rc = delete_link(fabric, link.index, err);
     } else {
         rc = pinned ? fm_macvlan_unstage(ep, err) : 0;
     }
+    if (rc == 0 && (ours || pinned))
+        fm_residents_remove(fabric, ep->name);
     if (!pinned)
         return rc;
     int rc2 = fm_netns_remove(ep->netns, rc < 0 ? NULL : err);
