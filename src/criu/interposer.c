@@ -218,6 +218,8 @@ static bool prepare_criu(const struct interposer *ip, const FmRpc__Options *opts
     struct fm_preload preload = {.dump = ip->dump, .external_net = net, .hold_fd = hold_fd};
     if (ip->dump)
         preload.filter_dir = json_string_value(json_object_get(set, "filter_dir"));
+    else
+        preload.lazy = json_is_true(json_object_get(set, "lazy_pages"));
     return fm_preload(&preload);
 }
 

@@ -55,7 +55,8 @@ bool fm_preload(const struct fm_preload *preload)
         add(&libraries, "libfleximigrate-no-conntrack.so");
     if (preload->filter_dir && !add(&libraries, "libfleximigrate-pagefilter.so"))
         return false;
-    if (preload->hold_fd >= 0 && !add(&libraries, "libfleximigrate-restore-aid.so"))
+    if ((preload->lazy || preload->hold_fd >= 0) &&
+        !add(&libraries, "libfleximigrate-restore-aid.so") && preload->hold_fd >= 0)
         return false;
     set_environment(preload, &libraries);
     return true;

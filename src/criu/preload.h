@@ -15,6 +15,8 @@ struct fm_preload {
     const char *external_net; /* the inode number; NULL: CRIU saves the network namespace. Without
                                  its library a dump only takes longer */
     const char *filter_dir;   /* the dump is a skeleton; NULL: not */
+    bool lazy;                /* a restore whose memory comes from a pager (restore_aid.c). Without
+                                 its library fewer deaths are survived */
     int hold_fd;              /* stays open in CRIU; -1: it is not held */
 };
 /* Sets the environment of the CRIU that is executed next. False when a library is not there that is

@@ -1,5 +1,5 @@
-/* Preloaded into a CRIU that is started early to restore. Two things shorten the time in which the
- * container stands still.
+/* Preloaded into a CRIU that restores. Two things shorten the time in which the container stands
+ * still, and one makes sure that nobody's death shows it pages of zeroes.
  *
  * Holding. CRIU starts while the container still runs on its old host, and waits with its start-up
  * behind it until the images are there. The first image that it opens is the inventory.
@@ -9,7 +9,10 @@
  * Tidying up later. CRIU builds the container's mounts in a yard below /tmp/.criu.mntns.XXXXXX in a
  * mount namespace of its own, and takes both down when the tasks are complete but do not run yet:
  * three grace periods of the kernel, 3 to 10 ms. The namespace goes with CRIU itself a moment
- * later, and the empty directory then. */
+ * later, and the empty directory then.
+ *
+ * Keeping. Each task of a restore with lazy pages sends its userfaultfd to the pager. The
+ * container's init makes a deposit for all of them (base/deposit.h) and sends that along. */
 #undef _FILE_OFFSET_BITS /* which would make one of openat and openat64 */
 
 #include <dlfcn.h>
@@ -22,17 +25,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "criu/preload.h"
+#include "base/deposit.h"
 
 #define YARD "/tmp/.criu.mntns."
+#define LAZY_SOCKET "lazy-pages.socket" /* as CRIU names it */
 
 typedef int (*openat_fn)(int, const char *, int, ...);
 typedef int (*setns_fn)(int, int);
 typedef int (*umount2_fn)(const char *, int);
 typedef int (*rmdir_fn)(const char *);
 typedef int (*close_fn)(int);
+typedef ssize_t (*sendmsg_fn)(int, const struct msghdr *, int);
 
 static int hold_fd = -1;
 /* Of the process that was let go; the tasks that it forks do everything themselves. */
@@ -144,6 +153,66 @@ int close(int fd)
     if (!next)
         next = (close_fn)dlsym(RTLD_NEXT, "close");
     return next(fd);
+}
+
+/* ---- Keeping ---- */
+
+static bool leads_to_pager(int socket)
+{
+    struct sockaddr_un address = {0};
+    socklen_t len = sizeof(address);
+    const char *slash;
+
+    if (getpeername(socket, (struct sockaddr *)&address, &len) < 0 || address.sun_family != AF_UNIX)
+        return false;
+    address.sun_path[sizeof(address.sun_path) - 1] = '\0';
+    slash = strrchr(address.sun_path, '/');
+    return slash && strcmp(slash + 1, LAZY_SOCKET) == 0;
+}
+
+static bool has_one_descriptor(const struct msghdr *message)
+{
+    const struct cmsghdr *c = CMSG_FIRSTHDR(message);
+
+    return c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+           c->cmsg_len == CMSG_LEN(sizeof(int));
+}
+
+/* The message with a second descriptor. */
+static ssize_t send_with(sendmsg_fn next, int socket, const struct msghdr *message, int flags,
+                         int deposit)
+{
+    union {
+        char space[CMSG_SPACE(2 * sizeof(int))];
+        struct cmsghdr align;
+    } control = {.align = {.cmsg_len = CMSG_LEN(2 * sizeof(int)),
+                           .cmsg_level = SOL_SOCKET,
+                           .cmsg_type = SCM_RIGHTS}};
+    struct msghdr longer = *message;
+    int fds[2] = {-1, deposit};
+
+    memcpy(&fds[0], CMSG_DATA(CMSG_FIRSTHDR(message)), sizeof(int));
+    memcpy(CMSG_DATA(&control.align), fds, sizeof(fds));
+    longer.msg_control = control.space;
+    longer.msg_controllen = sizeof(control.space);
+    return next(socket, &longer, flags);
+}
+
+ssize_t sendmsg(int socket, const struct msghdr *message, int flags)
+{
+    sendmsg_fn next = (sendmsg_fn)dlsym(RTLD_NEXT, "sendmsg");
+    fm_autoclose int deposit = -1;
+    ssize_t n;
+
+    if (getpid() == 1 && has_one_descriptor(message) && leads_to_pager(socket))
+        deposit = fm_deposit_make();
+    if (deposit < 0) /* fewer deaths are survived then */
+        return next(socket, message, flags);
+    n = send_with(next, socket, message, flags, deposit);
+    if (n < 0)
+        return next(socket, message, flags);
+    deposit = -1; /* stays open */
+    return n;
 }
 
 /* Back in its own mount namespace, where nothing is mounted there. */

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -222,9 +223,18 @@ static void end_streams(struct fm_memory_sink *s)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* A pager that was killed has left its socket. */
+static void remove_store(const struct fm_memory_sink *s)
+{
+    fm_autofree char *control = fm_strf("%s.sock", s->store_dir);
+    struct fm_error err = {0};
+    unlink(control);
+    if (fm_page_store_remove(s->store_dir, &err) < 0)
+        fm_warn(FM_STATE_SYNCHRONIZER, "A page store stays: %s.", err.text);
+}
+
 static void sink_close(struct fm_memory_sink *s, bool remove)
 {
-    struct fm_error err = {0};
     if (!s)
         return;
     end_streams(s);
@@ -232,8 +242,8 @@ static void sink_close(struct fm_memory_sink *s, bool remove)
         sink_stop(s);
     else
         fm_pager_leave(take_pager(s));
-    if (remove && fm_page_store_remove(s->store_dir, &err) < 0)
-        fm_warn(FM_STATE_SYNCHRONIZER, "A page store stays: %s.", err.text);
+    if (remove)
+        remove_store(s);
     sink_free(s);
 }
 

@@ -332,7 +332,8 @@ static int wait_ready(struct fm_pager *p, struct fm_error *err)
 
 /* ---- Starting ---- */
 
-static int spawn(struct fm_pager *p, bool resume, struct fm_error *err)
+/* `how`: an option more, or NULL. */
+static int spawn(struct fm_pager *p, const char *how, struct fm_error *err)
 {
     fm_autoclose int log = open(p->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     fm_autoclose int theirs = -1;
@@ -355,8 +356,7 @@ static int spawn(struct fm_pager *p, bool resume, struct fm_error *err)
                                "--control", p->control_path, "--daemon-fd", number};
     for (; n < FM_COUNT(arguments); n++)
         argv[n] = arguments[n];
-    if (resume)
-        argv[n++] = "--resume";
+    argv[n++] = how;
     argv[n] = NULL;
     const struct fm_subprocess_options options = {
         .argv = argv,
@@ -376,7 +376,7 @@ struct fm_pager *fm_pager_start(const struct fm_pager_spec *spec, struct fm_erro
     fm_autofree char *note = fm_strf("%s/" FM_PAGER_DONE_FILE, spec->store_dir);
 
     unlink(note); /* of an earlier one */
-    if (spawn(p, false, err) == 0 && wait_ready(p, err) == 0)
+    if (spawn(p, NULL, err) == 0 && wait_ready(p, err) == 0)
         return p;
     destroy(p);
     return NULL;
@@ -397,9 +397,22 @@ static bool find_done(struct fm_pager *p)
     return true;
 }
 
+/* Nobody is left of the earlier one: the container has kept what a new one needs, or not. */
+static int revive(struct fm_pager *p, struct fm_error *err)
+{
+    *err = (struct fm_error){0};
+    if (spawn(p, "--revive", err) < 0 || wait_ready(p, err) < 0)
+        return fm_error_result(err);
+    fm_warn(FM_STATE_SYNCHRONIZER,
+            "The pager and its keeper have died with their daemon; another one goes on with what "
+            "the container has kept.");
+    return 0;
+}
+
 struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error *err)
 {
     struct fm_pager *p = make(spec);
+    struct fm_error why = {0};
 
     p->control = fm_pager_connect(spec->control, SOCK_SEQPACKET);
     if (p->control >= 0 && wait_ready(p, err) == 0)
@@ -409,6 +422,8 @@ struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error
         return p;
     if (p->control == -ENOENT)
         fm_error_set(err, FM_E_NOT_FOUND, "no pager at '%s'", spec->control);
+    else if (revive(p, &why) == 0)
+        return p;
     else
         fm_error_set(err, FM_E_FAILED, "the pager at '%s' has died (log: %s)", spec->control,
                      spec->log);
@@ -465,7 +480,7 @@ static int restart(struct fm_pager *p, struct fm_error *err)
     if (p->lost || !p->maps.state || ++p->restarts > RESTARTS_MAX)
         return fm_error_set(err, FM_E_FAILED, "the pager has died (log: %s)", p->log);
     fm_warn(FM_STATE_SYNCHRONIZER, "The pager has died; starting another one.");
-    if (spawn(p, true, err) < 0)
+    if (spawn(p, "--resume", err) < 0)
         return fm_error_result(err);
     ret = give_all(p);
     if (ret < 0) {

@@ -12,7 +12,8 @@
 
 /* As criu/uffd.c of CRIU 4.2 speaks: a stream of 32-bit numbers, each either the pid of a task in
  * its own pid namespace, followed by a byte that carries its userfaultfd, or a negative pid (a
- * zombie: it has no memory), or this: all tasks are restored and about to run. */
+ * zombie: it has no memory), or this: all tasks are restored and about to run. The init's byte
+ * carries the container's deposit as well (criu/restore_aid.c). */
 #define ALL_RESTORED 0x52535446
 
 /* What stands where the next number goes; the byte with a descriptor overwrites one byte of it. */
@@ -20,8 +21,9 @@
 
 struct piece {
     ssize_t len;
-    int fd;    /* -1: none */
-    pid_t pid; /* of the sender, in our namespace; 0: not told */
+    int fd;      /* -1: none */
+    int deposit; /* -1: none */
+    pid_t pid;   /* of the sender, in our namespace; 0: not told */
 };
 
 static void take_ancillary(struct msghdr *header, struct piece *p)
@@ -33,6 +35,8 @@ static void take_ancillary(struct msghdr *header, struct piece *p)
             continue;
         if (c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(sizeof(int)))
             memcpy(&p->fd, CMSG_DATA(c), sizeof(int));
+        if (c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(2 * sizeof(int)))
+            memcpy(&p->deposit, CMSG_DATA(c) + sizeof(int), sizeof(int));
         if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len >= CMSG_LEN(sizeof(credentials))) {
             memcpy(&credentials, CMSG_DATA(c), sizeof(credentials));
             p->pid = credentials.pid;
@@ -45,7 +49,7 @@ static void take_ancillary(struct msghdr *header, struct piece *p)
 static int receive(struct fm_pager_state *state, struct piece *p)
 {
     union {
-        char space[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+        char space[CMSG_SPACE(2 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
         struct cmsghdr align;
     } control = {0};
     struct iovec iov = {.iov_base = &state->lazy_number, .iov_len = sizeof(state->lazy_number)};
@@ -56,7 +60,7 @@ static int receive(struct fm_pager_state *state, struct piece *p)
         .msg_controllen = sizeof(control.space),
     };
 
-    *p = (struct piece){.fd = -1};
+    *p = (struct piece){.fd = -1, .deposit = -1};
     p->len = recvmsg(state->lazy, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (p->len < 0)
         return -errno;
@@ -100,9 +104,11 @@ static void take_task(struct fm_pager_worker *w, struct piece *p)
     int32_t inner_pid = w->state->lazy_pid;
     int pidfd = p->pid > 0 ? pidfd_open(p->pid, 0) : -1;
 
+    fm_pager_deposit_take(w, p->deposit, p->pid);
     if (inner_pid > 0 && fm_pager_task_add(w, inner_pid, p->fd, pidfd) == 0) {
         w->state->lazy_pid = 0;
         w->state->lazy_number = NOTHING;
+        fm_pager_deposit_update(w);
         fm_pager_link_announce(w);
         return;
     }
@@ -126,7 +132,7 @@ static void take_number(struct fm_pager_worker *w)
 
 void fm_pager_criu_resume(struct fm_pager_worker *w, int orphan)
 {
-    struct piece p = {.len = 1, .fd = orphan};
+    struct piece p = {.len = 1, .fd = orphan, .deposit = -1};
 
     if (orphan >= 0)
         take_task(w, &p);

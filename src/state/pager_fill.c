@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/text.h"
 
 /* ---- The two ways of filling ---- */
@@ -334,6 +335,8 @@ bool fm_pager_push(struct fm_pager_worker *w)
 {
     bool work = false;
 
+    if (w->state->resumed && fm_fault("pager.push"))
+        fm_pager_lose(w, "it was told to fail");
     for (size_t tries = w->task_count; tries > 0 && w->state->resumed; tries--) {
         struct fm_pager_task *t = w->tasks[w->next++ % w->task_count];
 

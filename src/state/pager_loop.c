@@ -22,6 +22,7 @@
 #define READY_MAX 64
 #define STATUS_MS 50
 #define PROBE_MS 1000
+#define DEPOSIT_MS 10
 #define SPIN_TURNS 200 /* so often at once, before it waits a millisecond between turns */
 
 void fm_pager_say(const char *fmt, ...)
@@ -60,7 +61,7 @@ int fm_pager_watch(struct fm_pager_worker *w, int fd, enum fm_pager_source sourc
 
 /* ---- Descriptors that the one before us left ---- */
 
-static bool is_userfaultfd(int fd)
+bool fm_pager_is_userfaultfd(int fd)
 {
     char path[64], target[64];
     ssize_t n;
@@ -76,7 +77,7 @@ static bool is_known(struct fm_pager_worker *w, int fd)
     const struct fm_pager_state *s = w->state;
 
     if (fd <= 2 || fd == w->maps.fd || fd == s->lazy_listen || fd == s->lazy ||
-        fd == s->control_listen || fd == s->control)
+        fd == s->control_listen || fd == s->control || fd == s->deposit)
         return true;
     if (s->message.event == UFFD_EVENT_FORK && fd == (int)s->message.arg.fork.ufd)
         return true;
@@ -100,7 +101,7 @@ static void sweep(struct fm_pager_worker *w, int *orphan)
 
         if (fd == dirfd(dir) || is_known(w, fd))
             continue;
-        if (*orphan < 0 && w->state->lazy_pid > 0 && is_userfaultfd(fd))
+        if (*orphan < 0 && w->state->lazy_pid > 0 && fm_pager_is_userfaultfd(fd))
             *orphan = fd;
         else
             close(fd);
@@ -135,6 +136,7 @@ static int take_up(struct fm_pager_worker *w)
     watch_all(w);
     if (fm_pager_tasks_resume(w) < 0)
         return -1;
+    fm_pager_deposit_resume(w);
     fm_pager_criu_resume(w, orphan);
     fm_pager_link_introduce(w);
     return 0;
@@ -190,6 +192,8 @@ static int timeout_for(struct fm_pager_worker *w, bool work)
         }
         return 1;
     }
+    if (w->stale)
+        return DEPOSIT_MS;
     if (w->state->resumed && w->task_count > 0)
         return w->state->control >= 0 ? STATUS_MS : PROBE_MS;
     return -1;
@@ -220,6 +224,7 @@ static void turn(struct fm_pager_worker *w, bool *work)
         w->probed_us = w->now_us;
     }
     fm_pager_tasks_reap(w);
+    fm_pager_deposit_update(w);
     fm_pager_link_announce(w);
     fm_pager_link_status(w, false);
 }
@@ -258,6 +263,7 @@ enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w)
     while (!w->ended && !w->lost && !w->keeper_gone && !all_done(w))
         turn(w, &work);
     if (all_done(w)) {
+        fm_pager_deposit_end(w);
         w->state->done = 1;
         leave_note(w);
         fm_pager_link_status(w, true);

@@ -1,10 +1,14 @@
 /* fleximigrate-pager: fills the memory of a restored container from the page store.
  *
- *   fleximigrate-pager --store DIR --work DIR --control PATH --daemon-fd N [--resume]
+ *   fleximigrate-pager --store DIR --work DIR --control PATH --daemon-fd N [--resume | --revive]
  *
  * Two processes that share their descriptors: a worker (pager_loop.c), and a keeper that replaces
  * it when it is killed; a worker whose keeper was killed becomes a keeper itself. As long as one of
- * the two or the daemon lives, the tasks wait for their pages instead of seeing zeroes. */
+ * the two or the daemon lives, the tasks wait for their pages instead of seeing zeroes, and so they
+ * do when all three are dead and the container has kept its deposit.
+ *
+ * --resume: the daemon gives what it holds of a pager that has died. --revive: nobody holds
+ * anything any more. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -33,15 +37,19 @@
 struct options {
     const char *store, *work, *control;
     int daemon_fd;
-    bool resume;
+    bool resume, revive;
 };
 
 static int parse(int argc, char **argv, struct options *o)
 {
     static const struct option known[] = {
-        {"store", required_argument, NULL, 's'},   {"work", required_argument, NULL, 'w'},
-        {"control", required_argument, NULL, 'c'}, {"daemon-fd", required_argument, NULL, 'd'},
-        {"resume", no_argument, NULL, 'r'},        {0},
+        {"store", required_argument, NULL, 's'},
+        {"work", required_argument, NULL, 'w'},
+        {"control", required_argument, NULL, 'c'},
+        {"daemon-fd", required_argument, NULL, 'd'},
+        {"resume", no_argument, NULL, 'r'},
+        {"revive", no_argument, NULL, 'v'},
+        {0},
     };
     int c;
 
@@ -57,6 +65,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->daemon_fd = atoi(optarg);
         else if (c == 'r')
             o->resume = true;
+        else if (c == 'v')
+            o->revive = true;
         else
             return -1;
     }
@@ -110,113 +120,25 @@ static int listen_anew(struct fm_pager_worker *w)
     return 0;
 }
 
-/* The descriptors in an inherited state are numbers of a dead process. */
-static int adopt_state(struct fm_pager_worker *w, int fd, int daemon_fd)
-{
-    struct fm_error err = {0};
-
-    if (fm_pager_state_open(&w->maps, fd, &err) < 0) {
-        fm_pager_say("%s", err.text);
-        return -1;
-    }
-    w->state = w->maps.state;
-    w->lazy_due = w->state->lazy >= 0;
-    w->state->lazy_listen = w->state->lazy = w->state->control_listen = -1;
-    w->state->control = daemon_fd;
-    for (uint32_t i = 0; i < w->state->slots; i++) {
-        struct fm_pager_slot *slot = fm_pager_slot(&w->maps, i);
-
-        if (!slot)
-            return -1;
-        slot->fd = slot->pidfd = -1;
-        slot->held = false;
-    }
-    /* What had come and had not been passed on is gone: such a task would see zeroes. */
-    if (w->state->message.event == UFFD_EVENT_FORK || fm_pager_criu_lost(w->state)) {
-        fm_pager_say("a userfaultfd was lost");
-        return -1;
-    }
-    return 0;
-}
-
-static int adopt(struct fm_pager_worker *w, const struct fm_pager_message *m, int *fds)
-{
-    struct fm_pager_slot *slot;
-
-    if (m->what == FM_PAGER_HELD_STATE)
-        return -1; /* comes first, and once */
-    if (m->what == FM_PAGER_HELD_LISTEN)
-        w->state->lazy_listen = FM_MOVE_FD(fds[0]);
-    if (m->what == FM_PAGER_HELD_LAZY)
-        w->state->lazy = FM_MOVE_FD(fds[0]);
-    if (m->what == FM_PAGER_HELD_TASK) {
-        slot = fm_pager_slot(&w->maps, m->slot);
-        if (slot && slot->kind == FM_PAGER_SLOT_TASK && slot->serial == m->serial) {
-            slot->fd = FM_MOVE_FD(fds[0]);
-            slot->pidfd = FM_MOVE_FD(fds[1]);
-            slot->held = true;
-        }
-    }
-    for (int i = 0; i < FM_PAGER_FDS_MAX; i++)
-        fm_cleanup_close(&fds[i]);
-    return 0;
-}
-
-/* Every task must have got its userfaultfd back, unless it was released already. */
-static int check_adopted(struct fm_pager_worker *w)
-{
-    if (w->lazy_due && w->state->lazy < 0) {
-        fm_pager_say("the connection of CRIU was lost");
-        return -1;
-    }
-    for (uint32_t i = 0; i < w->state->slots; i++) {
-        const struct fm_pager_slot *slot = fm_pager_slot(&w->maps, i);
-
-        if (slot->kind != FM_PAGER_SLOT_TASK || slot->fd >= 0)
-            continue;
-        if (slot->ended) {
-            fm_pager_slot_release(&w->maps, i);
-        } else {
-            fm_pager_say("process %d: its userfaultfd was lost", slot->inner_pid);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int take_over(struct fm_pager_worker *w, int daemon_fd)
-{
-    for (;;) {
-        struct fm_pager_message m;
-        int fds[FM_PAGER_FDS_MAX];
-        int ret = fm_pager_receive(daemon_fd, &m, fds, 0);
-
-        if (ret <= 0)
-            return fail("the daemon gave up", ret < 0 ? -ret : ECONNRESET);
-        if (m.kind == FM_PAGER_BEGIN)
-            return w->state ? check_adopted(w) : -1;
-        if (m.kind == FM_PAGER_ARRIVED)
-            continue; /* its bits are in the state, which we read later */
-        if (m.kind == FM_PAGER_GIVE && !w->state && m.what == FM_PAGER_HELD_STATE)
-            ret = adopt_state(w, fds[0], daemon_fd);
-        else
-            ret = w->state && m.kind == FM_PAGER_GIVE ? adopt(w, &m, fds) : -1;
-        if (ret < 0)
-            return -1;
-    }
-}
-
 static int begin(struct fm_pager_worker *w, int daemon_fd)
 {
     struct fm_error err = {0};
 
-    if (fm_pager_state_create(&w->maps, &err) < 0) {
+    if (fm_pager_state_create(&w->maps, w->store_dir, &err) < 0 ||
+        fm_pager_state_lock(&w->maps, &err) < 0) {
         fm_pager_say("%s", err.text);
         return -1;
     }
     w->state = w->maps.state;
     w->state->control = daemon_fd;
     return 0;
+}
+
+static int start(struct fm_pager_worker *w, const struct options *o)
+{
+    if (o->resume)
+        return fm_pager_take_over(w, o->daemon_fd);
+    return o->revive ? fm_pager_revive(w, o->daemon_fd) : begin(w, o->daemon_fd);
 }
 
 /* ---- Keeper and worker ---- */
@@ -278,7 +200,7 @@ int main(int argc, char **argv)
 
     if (parse(argc, argv, &o) < 0) {
         fprintf(stderr, "usage: fleximigrate-pager --store DIR --work DIR --control PATH "
-                        "--daemon-fd N [--resume]\n");
+                        "--daemon-fd N [--resume | --revive]\n");
         return 2;
     }
     harden();
@@ -286,7 +208,7 @@ int main(int argc, char **argv)
     w.store_dir = o.store;
     w.work_dir = o.work;
     w.control_path = o.control;
-    ret = o.resume ? take_over(&w, o.daemon_fd) : begin(&w, o.daemon_fd);
+    ret = start(&w, &o);
     if (ret < 0 || listen_anew(&w) < 0) {
         fm_pager_send(o.daemon_fd, &(struct fm_pager_message){.kind = FM_PAGER_LOST}, NULL, 0, 0);
         return FM_PAGER_EXIT_LOST;

@@ -9,14 +9,17 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/text.h"
 
-#define MAGIC 0x466d5031u
+#define STATE_FILE "pager.state"
+#define MAGIC 0x466d5032u
 #define HEADER_BYTES (1ull << 16) /* a multiple of every page size */
 #define TABLE_BYTES (16ull << 20) /* more areas than a task may have mappings */
 #define BITMAP_BYTES (64ull << 20)
 #define SLOT_BYTES (128ull << 20)
 #define SLOTS_MAX 65536u
+#define LOCK_MS 500u
 #define AREAS_MAX ((uint32_t)(TABLE_BYTES / sizeof(struct fm_pager_area)))
 
 uint64_t fm_pager_page(void)
@@ -34,27 +37,75 @@ static void publish(uint32_t *word, uint32_t value)
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
-/* ---- The memfd ---- */
+/* ---- The file ---- */
+
+/* Small pages, whatever the file system prefers: most of it is never touched. */
+static void *map_part(int fd, uint64_t offset, uint64_t len)
+{
+    void *p =
+        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)offset);
+
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, len, MADV_NOHUGEPAGE);
+    return p;
+}
+
+/* Kernels before 5.14 cannot tell whether there is room. */
+static int reserve(const void *p, uint64_t len)
+{
+    uintptr_t start = (uintptr_t)p & ~(fm_pager_page() - 1);
+    int ret;
+
+    do
+        ret = madvise((void *)start, (uintptr_t)p + len - start, MADV_POPULATE_WRITE);
+    while (ret < 0 && errno == EINTR);
+    return ret < 0 && errno != EINVAL ? -FM_E_NO_SPACE : 0;
+}
 
 static int map_header(struct fm_pager_maps *maps, struct fm_error *err)
 {
-    void *p = mmap(NULL, HEADER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, maps->fd, 0);
+    maps->state = map_part(maps->fd, 0, HEADER_BYTES);
+    return maps->state ? 0 : fm_error_errno(err, errno, "cannot map the pager's state");
+}
 
-    if (p == MAP_FAILED)
-        return fm_error_errno(err, errno, "cannot map the pager's state");
-    maps->state = p;
+static int open_file(struct fm_pager_maps *maps, const char *store_dir, int flags,
+                     struct fm_error *err)
+{
+    fm_autofree char *path = fm_strf("%s/" STATE_FILE, store_dir);
+
+    if (flags & O_CREAT)
+        unlink(path);
+    *maps = (struct fm_pager_maps){.fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600)};
+    if (maps->fd < 0)
+        return fm_error_errno(err, errno, "cannot open '%s'", path);
     return 0;
 }
 
-int fm_pager_state_create(struct fm_pager_maps *maps, struct fm_error *err)
+int fm_pager_state_lock(const struct fm_pager_maps *maps, struct fm_error *err)
 {
-    *maps = (struct fm_pager_maps){.fd = memfd_create("fleximigrate-pager", MFD_CLOEXEC)};
-    if (maps->fd < 0)
-        return fm_error_errno(err, errno, "cannot make the pager's state");
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    uint64_t deadline = fm_now_ms() + LOCK_MS;
+
+    /* One that was killed just now closes its descriptors one after the other. */
+    while (fcntl(maps->fd, F_SETLK, &lock) < 0) {
+        if (fm_now_ms() >= deadline)
+            return fm_error_set(err, FM_E_REFUSED, "another pager works with this store");
+        usleep(1000);
+    }
+    return 0;
+}
+
+int fm_pager_state_create(struct fm_pager_maps *maps, const char *store_dir, struct fm_error *err)
+{
+    if (open_file(maps, store_dir, O_CREAT | O_EXCL, err) < 0)
+        return fm_error_result(err);
     if (ftruncate(maps->fd, (off_t)(HEADER_BYTES + SLOTS_MAX * SLOT_BYTES)) < 0)
         return fm_error_errno(err, errno, "cannot make the pager's state");
     if (map_header(maps, err) < 0)
         return fm_error_result(err);
+    if (reserve(maps->state, sizeof(*maps->state)) < 0)
+        return fm_error_set(err, FM_E_NO_SPACE, "no room for the pager's state in '%s'", store_dir);
     *maps->state = (struct fm_pager_state){
         .magic = MAGIC,
         .page_size = (uint32_t)fm_pager_page(),
@@ -62,8 +113,16 @@ int fm_pager_state_create(struct fm_pager_maps *maps, struct fm_error *err)
         .lazy = -1,
         .control_listen = -1,
         .control = -1,
+        .deposit = -1,
     };
     return 0;
+}
+
+int fm_pager_state_find(struct fm_pager_maps *maps, const char *store_dir, struct fm_error *err)
+{
+    if (open_file(maps, store_dir, 0, err) < 0)
+        return fm_error_result(err);
+    return fm_pager_state_open(maps, maps->fd, err);
 }
 
 int fm_pager_state_open(struct fm_pager_maps *maps, int fd, struct fm_error *err)
@@ -100,12 +159,8 @@ static uint64_t slot_offset(uint32_t number)
     return HEADER_BYTES + number * SLOT_BYTES;
 }
 
-struct fm_pager_slot *fm_pager_slot(struct fm_pager_maps *maps, uint32_t number)
+static struct fm_pager_slot *map_slot(struct fm_pager_maps *maps, uint32_t number)
 {
-    void *p;
-
-    if (number >= __atomic_load_n(&maps->state->slots, __ATOMIC_ACQUIRE) || number >= SLOTS_MAX)
-        return NULL;
     if (number >= maps->capacity) {
         uint32_t capacity = number + 64;
 
@@ -114,32 +169,36 @@ struct fm_pager_slot *fm_pager_slot(struct fm_pager_maps *maps, uint32_t number)
                (capacity - maps->capacity) * sizeof(struct fm_pager_slot *));
         maps->capacity = capacity;
     }
-    if (!maps->slots[number]) {
-        p = mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, maps->fd,
-                 (off_t)slot_offset(number));
-        if (p == MAP_FAILED)
-            return NULL;
-        maps->slots[number] = p;
-    }
+    if (!maps->slots[number])
+        maps->slots[number] = map_part(maps->fd, slot_offset(number), SLOT_BYTES);
     return maps->slots[number];
+}
+
+struct fm_pager_slot *fm_pager_slot(struct fm_pager_maps *maps, uint32_t number)
+{
+    if (number >= __atomic_load_n(&maps->state->slots, __ATOMIC_ACQUIRE) || number >= SLOTS_MAX)
+        return NULL;
+    return map_slot(maps, number);
 }
 
 uint32_t fm_pager_slot_allocate(struct fm_pager_maps *maps)
 {
     uint32_t count = maps->state->slots;
+    struct fm_pager_slot *slot;
 
     for (uint32_t i = 0; i < count; i++) {
-        struct fm_pager_slot *slot = fm_pager_slot(maps, i);
-
+        slot = fm_pager_slot(maps, i);
         if (slot && slot->kind == FM_PAGER_SLOT_FREE) {
             fm_pager_slot_release(maps, i); /* what a dead maker left in it */
+            *slot = (struct fm_pager_slot){.kind = FM_PAGER_SLOT_FREE};
             return i;
         }
     }
-    if (count >= SLOTS_MAX)
+    slot = count < SLOTS_MAX ? map_slot(maps, count) : NULL;
+    if (!slot || reserve(slot, sizeof(*slot)) < 0)
         return UINT32_MAX;
     publish(&maps->state->slots, count + 1);
-    return fm_pager_slot(maps, count) ? count : UINT32_MAX;
+    return count;
 }
 
 void fm_pager_slot_release(struct fm_pager_maps *maps, uint32_t number)
@@ -148,8 +207,9 @@ void fm_pager_slot_release(struct fm_pager_maps *maps, uint32_t number)
 
     if (slot)
         publish(&slot->kind, FM_PAGER_SLOT_FREE);
-    fallocate(maps->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slot_offset(number),
-              (off_t)SLOT_BYTES);
+    /* Its first page stays: whoever looks for a slot reads it. */
+    fallocate(maps->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+              (off_t)(slot_offset(number) + HEADER_BYTES), (off_t)(SLOT_BYTES - HEADER_BYTES));
 }
 
 void fm_pager_slot_set_kind(struct fm_pager_slot *slot, enum fm_pager_slot_kind kind)
@@ -222,10 +282,14 @@ int fm_pager_area_add(struct fm_pager_slot *slot, uint64_t start, uint64_t end)
 {
     uint64_t pages = (end - start) / fm_pager_page();
     uint32_t *count = &slot->counts[slot->active];
+    struct fm_pager_area *area = &table(slot, slot->active)[*count];
 
     if (*count >= AREAS_MAX || slot->pages + pages > BITMAP_BYTES * 8)
         return -FM_E_NO_SPACE;
-    table(slot, slot->active)[(*count)++] =
+    if ((uintptr_t)area % fm_pager_page() == 0 && reserve(area, sizeof(*area)) < 0)
+        return -FM_E_NO_SPACE;
+    (*count)++;
+    *area =
         (struct fm_pager_area){.start = start, .end = end, .source = start, .first = slot->pages};
     slot->pages += pages;
     return 0;
@@ -299,7 +363,7 @@ int fm_pager_areas_move(struct fm_pager_slot *slot, uint64_t from, uint64_t to, 
 
     if (slot->events[slot->active] == event)
         return 0;
-    if (count + 4 > AREAS_MAX)
+    if (count + 4 > AREAS_MAX || reserve(out, (count + 4) * sizeof(*out)) < 0)
         return -FM_E_NO_SPACE;
     fm_pager_bits_drop(slot, to, to + len); /* nothing would ever fill them */
     n = append_staying(out, 0, areas, count, &m, 0, to);
@@ -321,6 +385,11 @@ static uint64_t *bitmap(const struct fm_pager_slot *slot)
 static uint64_t word(const struct fm_pager_slot *slot, uint64_t i)
 {
     return __atomic_load_n(&bitmap(slot)[i], __ATOMIC_ACQUIRE);
+}
+
+int fm_pager_bits_reserve(const struct fm_pager_slot *slot)
+{
+    return reserve(bitmap(slot), slot->pages / 8 + sizeof(uint64_t));
 }
 
 bool fm_pager_bit(const struct fm_pager_slot *slot, uint64_t page)
@@ -348,7 +417,7 @@ void fm_pager_bits_clear(struct fm_pager_slot *slot, uint64_t page, uint64_t cou
     for (uint64_t n; count > 0; page += n, count -= n) {
         uint64_t bits = mask(page, count, &n);
 
-        if (word(slot, page / 64) & bits) /* a word of zeroes shall stay a hole */
+        if (word(slot, page / 64) & bits) /* others read it all the time */
             __atomic_fetch_and(&bitmap(slot)[page / 64], ~bits, __ATOMIC_RELEASE);
     }
 }
@@ -401,7 +470,7 @@ uint64_t fm_pager_bits_next(const struct fm_pager_slot *slot, const struct fm_pa
     return end;
 }
 
-void fm_pager_slot_copy(struct fm_pager_slot *to, const struct fm_pager_slot *from)
+int fm_pager_slot_copy(struct fm_pager_slot *to, const struct fm_pager_slot *from)
 {
     uint32_t count;
     const struct fm_pager_area *areas = fm_pager_areas(from, &count);
@@ -409,13 +478,17 @@ void fm_pager_slot_copy(struct fm_pager_slot *to, const struct fm_pager_slot *fr
     to->inner_pid = from->inner_pid;
     to->store = from->store;
     to->pages = from->pages;
+    if (reserve(table(to, to->active), (count + 1) * sizeof(*areas)) < 0 ||
+        fm_pager_bits_reserve(to) < 0)
+        return -FM_E_NO_SPACE;
     to->counts[to->active] = count;
     memcpy(table(to, to->active), areas, count * sizeof(*areas));
     for (uint64_t i = 0; i < (from->pages + 63) / 64; i++) {
         uint64_t bits = word(from, i);
 
-        if (bits) /* zeroes are there already, as a hole */
+        if (bits) /* zeroes are there already */
             bitmap(to)[i] = bits;
     }
     to->total = fm_pager_bits_count(to);
+    return 0;
 }

@@ -1,9 +1,10 @@
 /* What a pager must not forget when it dies: which pages are still to be filled, and where.
  *
- * It lies in a memfd that the pager's keeper and the daemon hold as well. Every change is made so
- * that a reader finds it either done or not done, whenever its maker was killed. The memfd is huge
- * and sparse: a header, then slots of one size, for tasks and for the stores they are filled from.
- */
+ * It lies in a file beside the store, which the pager's keeper and the daemon hold as well, and
+ * which is there when all of them are dead. Every change is made so that a reader finds it either
+ * done or not done, whenever its maker was killed. The file is huge and sparse: a header, then
+ * slots of one size, for tasks and for the stores they are filled from. Room is made before
+ * anything is written: without it a full file system would kill with SIGBUS. */
 #ifndef FM_STATE_PAGER_STATE_H
 #define FM_STATE_PAGER_STATE_H
 
@@ -36,6 +37,7 @@ struct fm_pager_slot {
     uint32_t ended;     /* of a task: nothing is left to be done */
     uint32_t held;      /* of a task: the daemon may have duplicates of its descriptors */
     uint64_t serial;    /* of a task: no other has the same */
+    uint64_t born;      /* of a task: the event of its fork; 0: CRIU has sent it */
     uint64_t pages;     /* bits in use */
     uint64_t total;     /* pages that were to be filled at first */
     uint32_t active;    /* which of the two tables counts */
@@ -53,6 +55,9 @@ struct fm_pager_state {
     int32_t lazy_number;       /* what came last over it; see pager_criu.c */
     int32_t lazy_pid;          /* a pid whose descriptor is due */
     int32_t control_listen, control;
+    int32_t deposit;        /* our descriptor of it; -1: none */
+    int32_t deposit_pid;    /* who keeps it, with the number below; 0: nobody does */
+    uint64_t deposit_inode; /* see base/deposit.h */
     uint64_t total_bytes, faults, fault_us_max;
     uint64_t serial;         /* the last one given out */
     uint64_t event;          /* number of the one below */
@@ -70,9 +75,15 @@ struct fm_pager_maps {
 
 uint64_t fm_pager_page(void); /* bytes of a page */
 
-int fm_pager_state_create(struct fm_pager_maps *maps, struct fm_error *err);
+/* Makes the file of a store anew. */
+int fm_pager_state_create(struct fm_pager_maps *maps, const char *store_dir, struct fm_error *err);
+/* The one that dead ones have left. */
+int fm_pager_state_find(struct fm_pager_maps *maps, const char *store_dir, struct fm_error *err);
 /* `fd` becomes the maps' own, also on failure. FM_E_INVALID when it is none of this version. */
 int fm_pager_state_open(struct fm_pager_maps *maps, int fd, struct fm_error *err);
+/* For the processes that share our descriptors, until the last of them ends. FM_E_REFUSED: another
+ * pager has it. */
+int fm_pager_state_lock(const struct fm_pager_maps *maps, struct fm_error *err);
 void fm_pager_state_close(struct fm_pager_maps *maps);
 
 /* NULL when there is no such slot, or no memory for its map. */
@@ -89,10 +100,13 @@ const struct fm_pager_area *fm_pager_areas(const struct fm_pager_slot *slot, uin
 uint32_t fm_pager_area_index(const struct fm_pager_slot *slot, uint64_t address);
 /* The area that holds an address, or NULL. */
 const struct fm_pager_area *fm_pager_area_find(const struct fm_pager_slot *slot, uint64_t address);
-/* Adds one behind the others while a slot is made; -FM_E_NO_SPACE when it is full. */
+/* Adds one behind the others while a slot is made; -FM_E_NO_SPACE when it, or the file system, is
+ * full. */
 int fm_pager_area_add(struct fm_pager_slot *slot, uint64_t start, uint64_t end);
+/* Room for the bits of all areas; before the first of them is looked at. */
+int fm_pager_bits_reserve(const struct fm_pager_slot *slot);
 /* A child's slot: what its parent has still to be filled with. */
-void fm_pager_slot_copy(struct fm_pager_slot *to, const struct fm_pager_slot *from);
+int fm_pager_slot_copy(struct fm_pager_slot *to, const struct fm_pager_slot *from);
 /* What mremap did, for the event of that number. Doing it again for the same one does nothing. */
 int fm_pager_areas_move(struct fm_pager_slot *slot, uint64_t from, uint64_t to, uint64_t len,
                         uint64_t event);

@@ -118,8 +118,9 @@ static int load(struct fm_pager_worker *w, int32_t inner_pid, struct fm_pager_sl
             return fm_error_result(err);
         *err = (struct fm_error){0};
     }
-    if (add_areas(store, &present) < 0 || add_areas(task, &present) < 0)
-        return fm_error_set(err, FM_E_NO_SPACE, "process %d has too much memory", inner_pid);
+    if (add_areas(store, &present) < 0 || add_areas(task, &present) < 0 ||
+        fm_pager_bits_reserve(store) < 0 || fm_pager_bits_reserve(task) < 0)
+        return fm_error_set(err, FM_E_NO_SPACE, "too much memory, or no room to keep track of it");
     set_ranges(store, &missing);
     set_ranges(task, &present);
     store->inner_pid = inner_pid;
@@ -231,6 +232,7 @@ void fm_pager_tasks_drop_all(struct fm_pager_worker *w)
     w->task_count = 0;
     for (uint32_t i = 0; i < w->state->slots; i++)
         fm_pager_slot_release(&w->maps, i);
+    fm_pager_deposit_forget(w);
     w->state->total_bytes = 0;
 }
 
@@ -243,7 +245,7 @@ void fm_pager_tasks_reap(struct fm_pager_worker *w)
 
         t->ending = w->state->resumed && (t->slot->ended || t->gone);
         t->slot->ended = t->ending;
-        if (t->ending && fm_pager_link_release(w, t))
+        if (t->ending && fm_pager_link_release(w, t) && fm_pager_deposit_release(w, t))
             drop(w, t);
         else
             w->tasks[kept++] = t;
@@ -270,12 +272,17 @@ static void on_fork(struct fm_pager_worker *w, const struct fm_pager_slot *paren
         fm_pager_lose(w, "too many processes were forked");
         return;
     }
-    fm_pager_slot_copy(child, parent);
+    if (fm_pager_slot_copy(child, parent) < 0) {
+        fm_pager_lose(w, "no room to keep track of a process that was forked");
+        return;
+    }
     child->fd = fd;
     child->pidfd = -1;
+    child->born = w->state->event;
     count_in(w, child);
     fm_pager_slot_set_kind(child, FM_PAGER_SLOT_TASK);
     attach(w, number);
+    fm_pager_deposit_update(w);
     fm_pager_link_announce(w);
 }
 
@@ -359,7 +366,9 @@ void fm_pager_task_read(struct fm_pager_worker *w, struct fm_pager_task *t)
         }
         if (state->message.event == UFFD_EVENT_PAGEFAULT)
             fm_pager_fault_serve(w, t, state->message.arg.pagefault.address, w->now_us);
-        else
+        if (state->message.event == UFFD_EVENT_FORK)
+            fm_pager_deposit_fork(w, (int)state->message.arg.fork.ufd);
+        if (state->message.event != UFFD_EVENT_PAGEFAULT)
             apply(w, t, &state->message);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         state->message = (struct uffd_msg){0};

@@ -44,6 +44,7 @@ struct fm_pager_task {
     bool gone;        /* its memory is no more */
     bool ending;      /* nothing is left to be done for it */
     bool releasing;   /* the daemon was asked to close its duplicates */
+    bool kept;        /* its userfaultfd is in the container's deposit */
     uint64_t moved[FM_PAGER_MOVES][2]; /* ranges whose unmapping mremap has still to report */
     unsigned int moves;
 };
@@ -74,8 +75,10 @@ struct fm_pager_worker {
     unsigned char *buffer; /* FM_PAGER_PIECE */
     struct fm_pager_status sent; /* last status that the daemon was told */
     uint64_t sent_us;
-    bool lazy_due; /* taking over: CRIU was connected */
-    bool hurry;    /* do not wait for events: something has changed meanwhile */
+    uint64_t rewritten_us; /* when the deposit was */
+    bool stale;            /* something is in the deposit that must not stay there */
+    bool lazy_due;         /* taking over: CRIU was connected */
+    bool hurry;            /* do not wait for events: something has changed meanwhile */
     bool keeper_gone, ended, lost;
 };
 
@@ -86,6 +89,7 @@ void fm_pager_lose(struct fm_pager_worker *w, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 int fm_pager_watch(struct fm_pager_worker *w, int fd, enum fm_pager_source source, uint32_t slot);
+bool fm_pager_is_userfaultfd(int fd);
 
 /* pager_tasks.c: who is being filled, and what happens to their address spaces. */
 struct fm_pager_task *fm_pager_task_of(struct fm_pager_worker *w, uint32_t slot);
@@ -135,6 +139,26 @@ void fm_pager_link_want(struct fm_pager_worker *w, int32_t inner_pid, uint64_t s
 void fm_pager_link_status(struct fm_pager_worker *w, bool at_once);
 /* Asks the daemon to close its duplicates; true when it has none (any more). */
 bool fm_pager_link_release(struct fm_pager_worker *w, struct fm_pager_task *t);
+
+/* pager_deposit.c: what the container's init keeps in case that we, our keeper and the daemon are
+ * killed at once. Without a deposit all of these do nothing. */
+/* The init has made one; `fd` becomes the state's. */
+void fm_pager_deposit_take(struct fm_pager_worker *w, int fd, pid_t init);
+/* Finds it again as a worker starts. */
+void fm_pager_deposit_resume(struct fm_pager_worker *w);
+/* A child's userfaultfd, as soon as it is there: the child may run already. */
+void fm_pager_deposit_fork(struct fm_pager_worker *w, int fd);
+/* Puts in who is new, and takes out for whom nothing is left to be done. */
+void fm_pager_deposit_update(struct fm_pager_worker *w);
+/* True when a task is not in it (any more); else it soon will not be. */
+bool fm_pager_deposit_release(struct fm_pager_worker *w, struct fm_pager_task *t);
+void fm_pager_deposit_forget(struct fm_pager_worker *w); /* its container is dead */
+void fm_pager_deposit_end(struct fm_pager_worker *w);    /* closes it in the container as well */
+
+/* pager_adopt.c: taking over from one that has died. 0, or -1 and a line in the log when something
+ * is lost without which its tasks would see zeroes. */
+int fm_pager_take_over(struct fm_pager_worker *w, int daemon_fd); /* the daemon gives what it has */
+int fm_pager_revive(struct fm_pager_worker *w, int daemon_fd);    /* from the deposit alone */
 
 /* pager_loop.c */
 enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w);

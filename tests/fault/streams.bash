@@ -97,6 +97,47 @@ filling()
     until_true document_is a '.stats.faults > 0 and .stats.dirty_bytes > 0'
 }
 
+# struck_while_filling STRATEGY VICTIMS: the container runs on b, some of its memory is not there yet, and nobody brings it.
+struck_while_filling()
+{
+    daemon_restart b FLEXIMIGRATE_FAULT=pager.push=stop:24
+    begin "$1"
+    wait_seconds=40 until_true worker_stands
+    until_true runs_on_b
+    identity=$(identity_of b mem)
+    strike_now a "kill:$2@b"
+    # Its processes come to pages that are missing.
+    read -r -t 0.3 <> <(:) || true
+}
+
+worker_stands()
+{
+    local pid
+    for pid in $(cat /sys/fs/cgroup/{,pids/}"fm-$cluster_prefix/host-b/cgroup.procs" 2>/dev/null); do
+        ! grep -qs '(fm-pager) T ' "/proc/$pid/stat" || return 0
+    done
+    return 1
+}
+
+# assert_keeps_nothing HOST: no process of the container has a descriptor that it had not opened itself.
+assert_keeps_nothing()
+{
+    local pid kept
+    for pid in $(processes_of "$1" mem); do
+        kept=$(find "/proc/$pid/fd" -lname "socket:*" -o -lname "*userfaultfd*" 2>/dev/null) || continue
+        [ -z "$kept" ] || fail "process $pid still has $kept" || return
+    done
+}
+
+# goes_on: revived, it is the same process on b, with all of its memory.
+goes_on()
+{
+    revive_daemons
+    moves || return
+    grep -q 'another one goes on with what the container has kept' "$FM_WORK/b.log" || fail "no pager went on: $(tail -n 5 "$FM_WORK/b.log")"
+    [ "$(identity_of b mem)" = "$identity" ] || fail "it was started once more"
+}
+
 # --- afterwards ---
 
 assert_no_pages()

@@ -224,6 +224,62 @@ pager_is_back()
     done
 }
 
+# --- nobody is left who holds a userfaultfd, but the container itself ---
+
+@test "daemon, pager and keeper are killed in the same instant while memory is filled: it stands still, and another pager goes on" {
+    memcheck_start mem --mib 48 --rate 1000 dirty
+    struck_while_filling pre-copy daemon+pager
+    goes_on
+}
+
+# bats test_tags=slow
+@test "daemon, pager and keeper are killed in the same instant in post-copy: another pager goes on" {
+    memcheck_start mem --mib 24 --rate 1000 dirty
+    begin_lazily post-copy
+    identity=$(identity_of b mem)
+    strike_now a kill:daemon+pager@b
+    goes_on
+}
+
+# All that bears our name, as pkill would.
+# bats test_tags=slow
+@test "the shim is killed with them: no page of zeroes, and the container runs" {
+    memcheck_start mem --mib 48 --rate 1000 dirty
+    struck_while_filling pre-copy daemon+pager+shim
+    revive_daemons
+    settle_all
+    show "$(grep -oE 'another one goes on with what|restored once more from its' "$FM_WORK/b.log" | tail -n 1)"
+    assert_no_difference b
+    assert_runs_only_on b mem
+    assert_clean a mem
+    assert_no_pages
+}
+
+# bats test_tags=slow
+@test "they are killed while processes fork, or move their memory about: no page of zeroes" {
+    local mode
+    for mode in tree forkstorm cow remap user seccomp; do
+        memcheck_start mem --mib 16 --rate 1000 $mode dirty
+        struck_while_filling pre-copy daemon+pager
+        goes_on
+        remove_everywhere mem
+    done
+}
+
+# What the container kept must not be in its way afterwards.
+# bats test_tags=slow
+@test "they are killed in one migration after the other, and nothing piles up in the container" {
+    local i
+    memcheck_start mem --mib 16 --rate 1000 tree dirty
+    for i in 1 2; do
+        struck_while_filling pre-copy daemon+pager
+        goes_on
+        assert_keeps_nothing b
+        hop_by pre-copy b a mem
+        assert_keeps_nothing a
+    done
+}
+
 # --- the source is lost ---
 
 # bats test_tags=slow

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/deposit.h"
 #include "base/file.h"
 #include "base/text.h"
 #include "state/pager_protocol.h"
@@ -236,22 +237,24 @@ void world_number(struct world *w, int32_t number)
     assert_int_equal(send(w->lazy, &number, sizeof(number), MSG_NOSIGNAL), sizeof(number));
 }
 
-static void send_descriptor(int socket, int fd)
+/* `deposit` is -1 but for the init. */
+static void send_descriptor(int socket, int fd, int deposit)
 {
+    const int fds[2] = {fd, deposit};
+    const size_t bytes = (deposit >= 0 ? 2 : 1) * sizeof(int);
     union {
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(2 * sizeof(int))];
         struct cmsghdr align;
-    } control = {.align = {.cmsg_len = CMSG_LEN(sizeof(int)),
-                           .cmsg_level = SOL_SOCKET,
-                           .cmsg_type = SCM_RIGHTS}};
+    } control = {
+        .align = {.cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
     char byte = '*';
     struct iovec iov = {.iov_base = &byte, .iov_len = 1};
     struct msghdr header = {.msg_iov = &iov,
                             .msg_iovlen = 1,
                             .msg_control = control.space,
-                            .msg_controllen = sizeof(control.space)};
+                            .msg_controllen = CMSG_SPACE(bytes)};
 
-    memcpy(CMSG_DATA(&control.align), &fd, sizeof(fd));
+    memcpy(CMSG_DATA(&control.align), fds, bytes);
     if (sendmsg(socket, &header, MSG_NOSIGNAL) < 0)
         _exit(101);
 }
@@ -295,7 +298,7 @@ static void be_task(struct world *w, int32_t inner_pid, uint64_t pages, task_bod
     fd = register_memory(memory, pages * fm_pager_page());
     if (send(w->lazy, &inner_pid, sizeof(inner_pid), MSG_NOSIGNAL) < 0)
         _exit(104);
-    send_descriptor(w->lazy, fd);
+    send_descriptor(w->lazy, fd, w->task_count == 1 && !w->keeps_nothing ? fm_deposit_make() : -1);
     close(fd);
     close(w->lazy);
     if (write(report, &byte, 1) != 1 || read(go, &byte, 1) != 1)
@@ -304,6 +307,23 @@ static void be_task(struct world *w, int32_t inner_pid, uint64_t pages, task_bod
     if (write(report, &byte, 1) != 1)
         _exit(106);
     _exit(read(go, &byte, 1) == 0 ? 0 : 107); /* its memory stays for as long as the test wants */
+}
+
+int world_deposit_of(const struct world_task *t)
+{
+    fm_autofree char *path = fm_strf("/proc/%d/fd", (int)t->pid);
+    fm_autoclosedir DIR *dir = opendir(path);
+    const struct dirent *entry;
+    char target[64];
+
+    while (dir && (entry = readdir(dir))) {
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+
+        target[n > 0 ? n : 0] = '\0';
+        if (strncmp(target, "socket:", 7) == 0)
+            return atoi(entry->d_name);
+    }
+    return -1;
 }
 
 static char read_report(struct world_task *t)

@@ -32,7 +32,8 @@ struct world {
     char store[96], control[96], log[96];
     struct fm_pager_spec spec;
     struct fm_pager *pager;
-    int lazy; /* CRIU's connection; -1 when closed */
+    int lazy;           /* CRIU's connection; -1 when closed */
+    bool keeps_nothing; /* the first task makes no deposit, as one whose CRIU has no aid */
     int task_count;
     struct world_task {
         pid_t pid;
@@ -92,6 +93,8 @@ void world_results_wanting(struct world *w);
 /* Pids of the pager's processes whose name is `name` ("fm-pager", "fm-pager-keeper") and which work
  * for this world; 0 when there is none. */
 pid_t world_pager_pid(struct world *w, const char *name);
+/* The number of the deposit in a task; -1: it has none. */
+int world_deposit_of(const struct world_task *t);
 uint64_t world_now_us(void);
 
 #endif

@@ -288,9 +288,11 @@ static void test_areas(void **state)
     struct fm_pager_maps maps;
     struct fm_pager_slot *slot;
     uint64_t sources[AREA_PAGES] = {0}, random = 1;
+    struct world w;
 
     (void)state;
-    assert_return_code(fm_pager_state_create(&maps, NULL), 0);
+    world_make(&w);
+    assert_return_code(fm_pager_state_create(&maps, w.store, NULL), 0);
     slot = fm_pager_slot(&maps, fm_pager_slot_allocate(&maps));
     assert_non_null(slot);
     fm_pager_area_add(slot, WORLD_BASE, WORLD_BASE + 200 * page);
@@ -316,6 +318,7 @@ static void test_areas(void **state)
         assert_areas(slot, sources);
     }
     fm_pager_state_close(&maps);
+    world_remove(&w);
 }
 
 /* ---- At random ---- */

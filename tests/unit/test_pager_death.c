@@ -318,6 +318,160 @@ static void test_end_kills(void **state)
     world_remove(&w);
 }
 
+/* ---- Daemon, pager and keeper at once ---- */
+
+/* All that hold anything are dead afterwards, while the tasks run. */
+static void kill_everybody(struct world *w)
+{
+    pid_t keeper = world_pager_pid(w, "fm-pager-keeper");
+
+    assert_true(keeper > 0);
+    fm_pager_leave(w->pager);
+    w->pager = NULL;
+    kill(-keeper, SIGKILL);
+    while (world_pager_pid(w, "fm-pager-keeper") || world_pager_pid(w, "fm-pager"))
+        usleep(100);
+}
+
+/* Again and again, until all is filled. How often another one went on; a fork that was on its way
+ * to the pager makes that impossible, and then it must be known. */
+static unsigned int live_without_anybody(struct world *w, bool forks)
+{
+    struct fm_pager_status status = {0};
+    struct fm_error err = {0};
+    unsigned int revived = 0;
+
+    for (; revived < 15; revived++) {
+        for (int i = 0; i < 4 && !status.done; i++)
+            assert_return_code(fm_pager_wait(w->pager, 1, &status, &err), 0);
+        if (status.done)
+            break;
+        kill_everybody(w);
+        usleep(3000);
+        w->pager = fm_pager_find(&w->spec, &err);
+        if (!w->pager && forks && err.code == FM_E_FAILED)
+            return revived;
+        if (!w->pager)
+            fail_msg("%s", err.text);
+    }
+    world_wait_done(w);
+    world_results(w);
+    for (int i = 0; i < w->task_count; i++)
+        assert_int_equal(world_deposit_of(&w->tasks[i]), -1);
+    return revived;
+}
+
+static unsigned int everybody_killed(task_body body, uint64_t pages, bool forks)
+{
+    struct world w;
+    unsigned int revived;
+
+    world_make(&w);
+    world_start(&w);
+    world_connect(&w);
+    for (int32_t pid = 1; pid <= 3; pid++) {
+        world_store(&w, pid, pages, 0);
+        world_task(&w, pid, pages, body, 9000 + (uintptr_t)pid);
+    }
+    assert_true(world_deposit_of(&w.tasks[0]) > 0);
+    world_resume(&w);
+    wait_resumed(&w);
+    revived = live_without_anybody(&w, forks);
+    world_remove(&w);
+    return revived;
+}
+
+static void test_everybody_killed(void **state)
+{
+    (void)state;
+    assert_true(everybody_killed(read_and_move, 20000, false) > 0);
+}
+
+static void test_everybody_killed_while_it_forks(void **state)
+{
+    unsigned int revived = 0;
+
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        revived += everybody_killed(fuzz_memory, 8000, true);
+    assert_true(revived > 0);
+}
+
+/* Which pages are still to come is known again, too. */
+static void test_everybody_killed_in_post_copy(void **state)
+{
+    struct world_source s = {.inner_pid = 1, .pages = 3000, .every = 5};
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    s.world = &w;
+    world_store(&w, 1, s.pages, s.every);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, s.pages, touch_missing, 0);
+    world_resume(&w);
+    wait_resumed(&w);
+    kill_everybody(&w);
+    usleep(20000); /* the task waits for its first missing page by now */
+    w.pager = fm_pager_find(&w.spec, &err);
+    if (!w.pager)
+        fail_msg("%s", err.text);
+    fm_pager_set_want(w.pager, world_on_want, &s);
+    while (s.wanted == 0)
+        assert_return_code(fm_pager_wait(w.pager, 100, NULL, &err), 0);
+    world_send_all(&s);
+    assert_int_equal(world_wait_done(&w).missing_bytes, 0);
+    world_results(&w);
+    world_remove(&w);
+}
+
+/* Without a deposit it is known that zeroes may have been seen. */
+static void test_nothing_kept(void **state)
+{
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    w.keeps_nothing = true;
+    world_store(&w, 1, 1000, 2);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 1000, touch_missing, 0);
+    world_resume(&w);
+    wait_resumed(&w);
+    kill_everybody(&w);
+    w.pager = fm_pager_find(&w.spec, &err);
+    assert_null(w.pager);
+    assert_int_equal(err.code, FM_E_FAILED);
+    world_remove(&w);
+}
+
+/* A daemon that takes the living for dead must not make a second one of them. */
+static void test_pager_that_lives(void **state)
+{
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 1000, 2);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 1000, touch_missing, 0);
+    world_resume(&w);
+    wait_resumed(&w);
+    fm_pager_leave(w.pager);
+    assert_return_code(unlink(w.control), errno);
+    assert_int_equal(symlink("nowhere", w.control), 0);
+    w.pager = fm_pager_find(&w.spec, &err);
+    assert_null(w.pager);
+    kill(-world_pager_pid(&w, "fm-pager-keeper"), SIGKILL);
+    world_remove(&w);
+}
+
 /* A pager that cannot be replaced says so, instead of trying for ever. */
 static void test_store_lost(void **state)
 {
@@ -359,6 +513,11 @@ int main(void)
         cmocka_unit_test(test_container_killed),
         cmocka_unit_test(test_end_kills),
         cmocka_unit_test(test_store_lost),
+        cmocka_unit_test(test_everybody_killed),
+        cmocka_unit_test(test_everybody_killed_while_it_forks),
+        cmocka_unit_test(test_everybody_killed_in_post_copy),
+        cmocka_unit_test(test_nothing_kept),
+        cmocka_unit_test(test_pager_that_lives),
     };
 
     cmocka_set_test_filter(getenv("FM_PAGER_TEST"));
