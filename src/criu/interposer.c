@@ -197,6 +197,10 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
         opts->has_tcp_close = true;
         opts->tcp_close = true;
     }
+    if (json_is_true(json_object_get(set, "skip_in_flight"))) {
+        opts->has_tcp_skip_in_flight = true;
+        opts->tcp_skip_in_flight = true;
+    }
     add_mounts(opts, json_object_get(set, "mounts"));
 }
 

@@ -194,6 +194,8 @@ static json_t *encode_request(const struct fm_session_request *r)
         json_object_set_new(set, "lazy_pages", json_true());
     if (r->tcp_close)
         json_object_set_new(set, "tcp_close", json_true());
+    if (r->skip_in_flight)
+        json_object_set_new(set, "skip_in_flight", json_true());
     if (r->events)
         json_object_set_new(set, "events", encode_events(r));
     if (r->runtime_hooks)

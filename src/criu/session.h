@@ -68,7 +68,8 @@ struct fm_session_request {
     /* Restore: memory that is not in the images comes by <work dir>/lazy-pages.socket, at which
      * somebody listens. */
     bool lazy_pages;
-    bool tcp_close; /* restore: established connections come back closed */
+    bool tcp_close;      /* restore: established connections come back closed */
+    bool skip_in_flight; /* dump: connections that nobody has accepted are lost, and no error */
     /* Restore: the images are not there yet; HELD follows, and is answered when they are. */
     bool hold;
     const enum fm_session_event_type *events; /* only these are reported, and RESULT; NULL: all */

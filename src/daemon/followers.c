@@ -219,7 +219,7 @@ static int open_load_balancer(struct reading *r, const struct raw_load_balancer 
             return fm_error_set(err, FM_E_INVALID, "%s: two load balancers are called '%s'",
                                 r->path, raw->name);
     if (fm_load_balancer_open(&config, room(r->into), &e) < 0)
-        return fm_error_set(err, e.code, "%s: load balancer '%s': %s", r->path, raw->name, e.text);
+        return fm_error_set(err, e.code, "%s: %s", r->path, e.text);
     add(r->into, name);
     return 0;
 }

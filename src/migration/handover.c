@@ -169,7 +169,8 @@ static json_t *neighbours(struct fm_migration *m)
 /* CRIU is started and about to seize the tasks. */
 static int on_freezing(void *arg, struct fm_error *err)
 {
-    return fm_precopy_last_round(arg, err);
+    int rc = fm_precopy_last_round(arg, err);
+    return rc < 0 ? rc : fm_orchestrator_settle(arg, err);
 }
 
 /* All tasks are seized. From here on packets wait, and the images start to travel while CRIU writes
@@ -281,6 +282,7 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
                                       .arg = m,
                                       .filter_dir =
                                           m->memory ? p->memory.ops->filter_dir(m->memory) : NULL,
+                                      .skip_in_flight = *m->return_of != '\0',
                                       .tmpfs = &m->tmpfs};
     if (rc == 0)
         rc = p->state.ops->dump_go(p->state.ctx, m->dump, &request, err);

@@ -208,8 +208,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     fm_incoming_memory_discard(in);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
-        p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac, NULL,
-                                   NULL);
+        fm_lease_leave(p, in->container, &in->endpoint, NULL);
     }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
         note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);

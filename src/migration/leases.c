@@ -282,6 +282,22 @@ int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error
     return rc < 0 ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
+int fm_lease_leave(struct fm_components *p, const struct fm_container *c,
+                   const struct fm_endpoint *endpoint, struct fm_error *err)
+{
+    fm_cleanup(fm_lease_clear) struct fm_lease l = {0};
+    int rc =
+        p->network.ops->set_remote(p->network.ctx, endpoint->network, endpoint->mac, NULL, err);
+    if (rc < 0 || !has_lease(p, c))
+        return rc;
+    fm_lease_of(c, p->host, &l);
+    pthread_mutex_lock(&p->networks->lock);
+    json_auto_t *doc = owned(p, &l);
+    rc = is_live(doc) ? fm_lease_point(p, doc, err) : 0;
+    pthread_mutex_unlock(&p->networks->lock);
+    return rc;
+}
+
 /* Somebody else's newer lease of what a container of this host uses. */
 static void report_loss(struct fm_components *p, const json_t *before, const json_t *doc)
 {

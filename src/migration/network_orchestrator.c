@@ -11,6 +11,8 @@
 #include "wire/frame.h"
 
 #define ANNOUNCE_TIMEOUT_MS 2000
+/* A client repeats its first packet after a second. */
+#define ACCEPT_PATIENCE_MS 500
 
 /* --- the fabric --- */
 
@@ -21,6 +23,19 @@ static int prepare_hold(struct fm_migration *m, struct fm_error *err)
         return 0;
     int rc = fm_migration_step(m, FM_STEP_HOLD, NULL, err);
     return rc < 0 ? rc : n->ops->hold_prepare(n->ctx, &m->endpoint, NULL, &m->hold, err);
+}
+
+int fm_orchestrator_settle(struct fm_migration *m, struct fm_error *err)
+{
+    const struct fm_network *n = &m->parts->network;
+    if (!m->hold || !n->ops->hold_settle)
+        return 0;
+    int rc = n->ops->hold_settle(n->ctx, m->hold, &m->endpoint, ACCEPT_PATIENCE_MS, err);
+    if (rc != -FM_E_TIMEOUT || !*m->return_of)
+        return rc;
+    fm_warn(FM_NETWORK_MANAGER, "On the way back of %s: %s.", m->container->name, err->text);
+    *err = (struct fm_error){0};
+    return 0;
 }
 
 int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err)

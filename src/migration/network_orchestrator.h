@@ -12,6 +12,9 @@
 /* PREPARATION: the packet hold is made, and followers do what can be done beforehand; what they
  * found is in the journal first. */
 int fm_orchestrator_prepare(struct fm_migration *m, struct fm_error *err);
+/* The freeze is next: new connections wait from here on, and those that have begun are accepted,
+ * because others cannot move along. On the way back of a migration it goes on without those. */
+int fm_orchestrator_settle(struct fm_migration *m, struct fm_error *err);
 /* The container stands still: its packets wait. In the freeze. */
 int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err);
 /* It runs on the destination: packets go there, and all hosts hear of it. What fails here is

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/networks_internal.h"
+#include "network/address.h"
 #include "wire/frame.h"
 
 #define TIDY_MS 60000
@@ -230,6 +231,33 @@ static int check_keys(const json_t *request, struct fm_error *err)
     return 0;
 }
 
+static bool contains(const char *subnet, const char *address)
+{
+    struct fm_ip range, ip;
+    return *subnet && fm_ip_parse("subnet", subnet, &range, NULL) == 0 &&
+           fm_ip_parse("address", address, &ip, NULL) == 0 && fm_ip_in_subnet(&ip, &range);
+}
+
+/* The route to such a subnet would cut this host off from that one. */
+static int check_hosts(struct fm_components *p, const struct fm_network_spec *spec,
+                       struct fm_error *err)
+{
+    json_auto_t *hosts = fm_replica_hosts(p);
+    size_t i;
+    json_t *host;
+    json_array_foreach(hosts, i, host)
+    {
+        const char *address = text(host, "address");
+        if (spec->mode == FM_NETWORK_OVERLAY &&
+            (contains(spec->subnet, address) || contains(spec->subnet6, address)))
+            return fm_error_set(err, FM_E_INVALID,
+                                "the subnet of network '%s' contains the address %s of host '%s'; "
+                                "choose another",
+                                spec->name, address, text(host, "name"));
+    }
+    return 0;
+}
+
 /* Made here first: what does not work here is not told to others. */
 static int make(struct fm_components *p, struct fm_network_spec *spec, struct fm_error *err)
 {
@@ -239,6 +267,8 @@ static int make(struct fm_components *p, struct fm_network_spec *spec, struct fm
     int rc = choose_vni(p, spec, err);
     if (rc == 0)
         rc = check_clashes(p, spec, err);
+    if (rc == 0)
+        rc = check_hosts(p, spec, err);
     if (rc == 0)
         rc = p->network.ops->define(p->network.ctx, spec, err);
     if (rc < 0)

@@ -228,6 +228,7 @@ static int answer_dump(struct fm_dump *dump, const struct fm_dump_request *reque
     struct fm_session_mount *mounts = make_mounts(request->tmpfs, NULL, &change.mount_count);
     change.mounts = mounts;
     change.filter_dir = request->filter_dir;
+    change.skip_in_flight = request->skip_in_flight;
     choose_events(&change, dump_events, FM_COUNT(dump_events));
     int rc = fm_session_answer(dump->session, true, &change, err);
     clear_mounts(mounts, change.mount_count);

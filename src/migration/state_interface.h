@@ -35,6 +35,7 @@ struct fm_dump_request {
     void *arg;              /* their memory maps: the filter's files are written here */
     const char *filter_dir; /* <host pid>.hide, <host pid>.smaps; NULL: CRIU saves all memory */
     const struct fm_tmpfs_mounts *tmpfs; /* that CRIU leaves to us; may be NULL */
+    bool skip_in_flight; /* lose connections that nobody has accepted rather than fail */
 };
 
 struct fm_restore_request {

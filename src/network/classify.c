@@ -1,5 +1,6 @@
 /* What a frame is to a container that is held. Every byte of it is somebody else's. */
 #include <linux/if_ether.h>
+#include <netinet/in.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -35,4 +36,25 @@ enum fm_hold_class fm_hold_classify(const uint8_t *frame, size_t len, const stru
             return FM_HOLD_RESOLVE;
     }
     return FM_HOLD_NOT_OURS;
+}
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+static bool is_syn(const uint8_t *tcp, size_t len)
+{
+    return len >= 14 && (tcp[13] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+bool fm_hold_is_knock(const uint8_t *frame, size_t len)
+{
+    if (len < ETH_HLEN + 40)
+        return false;
+    unsigned type = (unsigned)(frame[12] << 8 | frame[13]);
+    const uint8_t *ip = frame + ETH_HLEN;
+    size_t left = len - ETH_HLEN, head = (size_t)(ip[0] & 0xf) * 4;
+    if (type == ETH_P_IP) /* not a later fragment */
+        return ip[9] == IPPROTO_TCP && head >= 20 && head < left && !(ip[6] & 0x1f) && !ip[7] &&
+               is_syn(ip + head, left - head);
+    return type == ETH_P_IPV6 && ip[6] == IPPROTO_TCP && is_syn(ip + 40, left - 40);
 }

@@ -278,11 +278,12 @@ static bool number_of(const struct row *heading, const struct row *row, const ch
 static bool read_server(const struct row *heading, const struct row *row,
                         struct fm_haproxy_server *server)
 {
-    int64_t state, admin, weight, port;
+    int64_t backend, state, admin, weight, port;
     const char *address = field_of(heading, row, "srv_addr");
     struct fm_ip ip;
     *server = (struct fm_haproxy_server){0};
     if (!address || row->count != heading->count ||
+        !number_of(heading, row, "be_id", INT32_MAX, &backend) ||
         !number_of(heading, row, "srv_op_state", 255, &state) ||
         !number_of(heading, row, "srv_admin_state", 255, &admin) ||
         !number_of(heading, row, "srv_uweight", FM_HAPROXY_MAX_WEIGHT, &weight) ||
@@ -290,6 +291,7 @@ static bool read_server(const struct row *heading, const struct row *row,
         return false;
     if (fm_ip_parse("address", address, &ip, NULL) == 0) /* "-" for one of a Unix socket */
         fm_ip_format(&ip, server->address);
+    server->backend_id = (unsigned)backend;
     server->port = (uint16_t)port;
     server->weight = (unsigned)weight;
     server->up = state == SERVER_RUNNING && (admin & ~DISABLED_BY_CONFIG) == 0;
@@ -370,11 +372,13 @@ int fm_haproxy_read(const struct fm_haproxy *haproxy, const char *name,
     return 0;
 }
 
-int fm_haproxy_sessions(const struct fm_haproxy *haproxy, const char *name, uint64_t *count,
+int fm_haproxy_sessions(const struct fm_haproxy *haproxy, const char *name,
+                        const struct fm_haproxy_server *server, uint64_t *count,
                         struct fm_error *err)
 {
-    /* Type 4: servers only. The columns up to scur hold no quotes. */
-    fm_autofree char *command = fm_strf("show stat %s 4 -1\n", haproxy->backend);
+    /* By number: a frontend may bear the backend's name, and is found first. Type 4: servers only.
+     * The columns up to scur hold no quotes. */
+    fm_autofree char *command = fm_strf("show stat %u 4 -1\n", server->backend_id);
     fm_autofree char *answer = NULL;
     int rc = ask(haproxy, command, &answer, err);
     if (rc < 0)

@@ -19,7 +19,8 @@ struct fm_haproxy {
 };
 
 struct fm_haproxy_server {
-    char address[64]; /* as fm_ip_format writes it */
+    unsigned backend_id; /* HAProxy's number of the backend, which a frontend cannot share */
+    char address[64];    /* as fm_ip_format writes it */
     uint16_t port;
     unsigned weight; /* 0 … 256 */
     bool up;         /* not down, not in maintenance, not drained by its administrator */
@@ -34,8 +35,9 @@ int fm_haproxy_check_name(const char *what, const char *name, struct fm_error *e
 int fm_haproxy_read(const struct fm_haproxy *haproxy, const char *name,
                     struct fm_haproxy_server *server, unsigned *others_up, bool *has_backend,
                     struct fm_error *err);
-/* Requests or connections that the server has now. */
-int fm_haproxy_sessions(const struct fm_haproxy *haproxy, const char *name, uint64_t *count,
+/* Requests or connections that the server has now; `server` as it was read. */
+int fm_haproxy_sessions(const struct fm_haproxy *haproxy, const char *name,
+                        const struct fm_haproxy_server *server, uint64_t *count,
                         struct fm_error *err);
 /* Both read back what they have set: FM_E_FAILED with HAProxy's answer when it is not there. */
 int fm_haproxy_set_weight(const struct fm_haproxy *haproxy, const char *name, unsigned weight,

@@ -206,7 +206,7 @@ static int wait_for_sessions(struct step *s, struct fm_error *err)
     uint64_t sessions = 0;
     for (;;) {
         s->haproxy.deadline = fm_now_ms() + s->lb->timeout_ms;
-        int rc = fm_haproxy_sessions(&s->haproxy, s->server, &sessions, err);
+        int rc = fm_haproxy_sessions(&s->haproxy, s->server, &s->now, &sessions, err);
         if (rc < 0 || sessions == 0 || fm_now_ms() >= end)
             return rc;
         poll(NULL, 0, LOOK_PAUSE_MS);

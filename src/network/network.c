@@ -403,6 +403,13 @@ static int op_hold_prepare(void *ctx, const struct fm_endpoint *ep,
     return rc;
 }
 
+static int op_hold_settle(void *ctx, void *hold, const struct fm_endpoint *ep, uint64_t patience_ms,
+                          struct fm_error *err)
+{
+    (void)ctx;
+    return fm_hold_settle(hold, ep, patience_ms, err);
+}
+
 static int op_hold_engage(void *ctx, void *hold, struct fm_error *err)
 {
     (void)ctx;
@@ -489,6 +496,7 @@ const struct fm_network_ops fm_fabric_ops = {
     .deactivate = op_deactivate,
     .set_remote = op_set_remote,
     .hold_prepare = op_hold_prepare,
+    .hold_settle = op_hold_settle,
     .hold_engage = op_hold_engage,
     .hold_release_local = op_hold_release_local,
     .hold_forward = op_hold_forward,

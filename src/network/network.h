@@ -120,11 +120,16 @@ struct fm_network_ops {
                       struct fm_error *err);
 
     /* The hold of a container that is about to freeze. prepare makes the TAP (slow, before the
-     * freeze), engage diverts (fast), then exactly one of release_local (rollback) or forward
-     * (commit; goes on relaying what still arrives). end removes the TAP after all (also without
-     * engage). */
+     * freeze), settle lets connections that have begun be accepted while new ones wait, engage
+     * diverts (fast), then exactly one of release_local (rollback) or forward (commit; goes on
+     * relaying what still arrives). end removes the TAP after all (also without engage).
+     *
+     * settle: a connection that nobody has accepted cannot move along. FM_E_TIMEOUT names the port
+     * of a program that did not within `patience_ms`. NULL: connections are not looked at. */
     int (*hold_prepare)(void *ctx, const struct fm_endpoint *ep,
                         const struct fm_hold_limits *limits, void **hold, struct fm_error *err);
+    int (*hold_settle)(void *ctx, void *hold, const struct fm_endpoint *ep, uint64_t patience_ms,
+                       struct fm_error *err);
     int (*hold_engage)(void *ctx, void *hold, struct fm_error *err);
     int (*hold_release_local)(void *ctx, void *hold, struct fm_error *err);
     int (*hold_forward)(void *ctx, void *hold, const char *host, struct fm_error *err);

@@ -31,6 +31,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "network/backlog.h"
 #include "network/capture.h"
 #include "network/frame_queue.h"
 #include "network/outbox.h"
@@ -44,6 +45,7 @@
 
 enum hold_state {
     HOLD_IDLE,    /* prepared: the TAP gets broadcasts only, which are not ours yet */
+    HOLD_KNOCKS,  /* queue what begins a connection, the rest into the container's veth */
     HOLD_HOLDING, /* queue */
     HOLD_LOCAL,   /* into the container's veth */
     HOLD_FORWARD, /* into the VXLAN device */
@@ -127,7 +129,8 @@ static void take_frame(struct fm_hold *hold, size_t len)
     enum fm_hold_class class = fm_hold_classify(hold->buffer, len, &hold->port);
     if (class == FM_HOLD_NOT_OURS || hold->state == HOLD_IDLE)
         return;
-    if (hold->state == HOLD_HOLDING)
+    if (hold->state == HOLD_HOLDING ||
+        (hold->state == HOLD_KNOCKS && fm_hold_is_knock(hold->buffer, len)))
         enqueue(hold, hold->buffer, len);
     else if (class == FM_HOLD_UNICAST) /* a broadcast reaches the running container by itself */
         deliver(hold, hold->buffer, len);
@@ -408,6 +411,29 @@ static int release_capture(struct fm_hold *hold, struct fm_error *err)
     return rc < 0 ? fm_error_prefix(err, "cannot give the held packets back") : 0;
 }
 
+/* Frames go through the TAP from here on, and no later one overtakes those that did not. */
+static int hold_knocks(struct fm_hold *hold, struct fm_error *err)
+{
+    struct fm_nl_batch batch = {0};
+    set_state(hold, HOLD_KNOCKS);
+    point_to(&batch, hold, hold->tap_index);
+    return engage_result(fm_nl_run(&hold->fabric->fast, &batch, err), err);
+}
+
+int fm_hold_settle(struct fm_hold *hold, const struct fm_endpoint *ep, uint64_t patience_ms,
+                   struct fm_error *err)
+{
+    struct fm_backlog backlog;
+    if (hold->capture) /* takes all or nothing */
+        return 0;
+    fm_autoclose int fd = fm_backlog_open(ep->netns, err);
+    int rc = fd < 0 ? fd : fm_backlog_look(fd, &backlog, err);
+    if (rc < 0 || !backlog.listening)
+        return rc;
+    rc = hold_knocks(hold, err);
+    return rc < 0 ? rc : fm_backlog_await(fd, patience_ms, err);
+}
+
 int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
 {
     if (fm_fault("hold-engage"))
@@ -439,7 +465,7 @@ int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
     fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
-    bool held = hold->state == HOLD_HOLDING;
+    bool held = hold->state == HOLD_HOLDING || hold->state == HOLD_KNOCKS;
     if (held) {
         drain_tap(hold, hold->limits.max_frames);
         hold->state = HOLD_LOCAL;
@@ -541,8 +567,7 @@ bool fm_hold_owns(struct fm_fabric *fabric, const struct fm_net *net, const uint
     pthread_mutex_lock(&fabric->lock);
     for (struct fm_hold *hold = fabric->holds; hold && !owns; hold = hold->next) {
         pthread_mutex_lock(&hold->lock);
-        owns =
-            is_of(hold, net, mac) && (hold->state == HOLD_HOLDING || hold->state == HOLD_FORWARD);
+        owns = is_of(hold, net, mac) && hold->state != HOLD_IDLE && hold->state != HOLD_LOCAL;
         pthread_mutex_unlock(&hold->lock);
     }
     pthread_mutex_unlock(&fabric->lock);

@@ -11,6 +11,8 @@
 int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
                     const struct fm_hold_limits *limits, struct fm_hold **out,
                     struct fm_error *err);
+int fm_hold_settle(struct fm_hold *hold, const struct fm_endpoint *ep, uint64_t patience_ms,
+                   struct fm_error *err);
 int fm_hold_engage(struct fm_hold *hold, struct fm_error *err);
 int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err);
 /* `host` matters to an overlay only: in the other modes the user's network knows by then. */
@@ -34,5 +36,7 @@ enum fm_hold_class {
                          asker 1 s */
 };
 enum fm_hold_class fm_hold_classify(const uint8_t *frame, size_t len, const struct fm_port *port);
+/* A TCP connection begins with it. */
+bool fm_hold_is_knock(const uint8_t *frame, size_t len);
 
 #endif

@@ -11,6 +11,7 @@ load ../integration/lib
 kill_one=$top/tests/fault/kill-one
 ip=10.88.0.5
 limits=()
+daemons=(a b)
 volume=/var/lib/fault-volume
 
 faults_start()
@@ -49,20 +50,31 @@ ensure_redis()
     [ "$(status_on b redis)" != running ] || source=b
     if [ "$(status_on $source redis)" != running ]; then
         on $source mkdir -p "$volume"
-        run_redis $source redis "$ip" --volume "$volume:/volume"
+        start_redis $source
     fi
     destination=$(other_of $source)
 }
 
+# start_redis HOST: where the library is loaded this may be another one.
+start_redis()
+{
+    run_redis "$1" redis "$ip" --volume "$volume:/volume"
+}
+
+# A role's host; a host's name stands for itself.
 host_of()
 {
-    [ "$1" = source ] && echo "$source" || echo "$destination"
+    case $1 in
+    source) echo "$source" ;;
+    destination) echo "$destination" ;;
+    *) echo "$1" ;;
+    esac
 }
 
 # --- one struck migration ---
 
-# strike AT STEP WORD…: what happens when the daemon on AT comes to STEP; WORD is as in kill-one with a role in place of the
-# host, or also:POINT=ACTION for one more fault there.
+# strike AT STEP WORD…: what happens when the daemon on AT comes to STEP (of the journal, or a whole fault point, or
+# follower.PHASE); WORD is as in kill-one with a role in place of the host, or also:POINT=ACTION for one more fault there.
 strike()
 {
     local at step=$2 word fault words=()
@@ -70,7 +82,11 @@ strike()
     [ "$step" != stage-layer ] || forget_layers "$destination"
     shift 2
     rm -f "$FM_WORK/struck"
-    [[ $step == criu.* ]] || step=step.$step
+    case $step in
+    follower.*) echo "${step#follower.}" >"$FM_WORK/strike-phase" ;;
+    criu.* | network-* | hold-*) ;;
+    *) step=step.$step ;;
+    esac
     fault=$step=run:$kill_one
     for word in "$@"; do
         case $word in
@@ -118,7 +134,7 @@ wait_struck()
 revive_daemons()
 {
     local host
-    for host in a b; do
+    for host in "${daemons[@]}"; do
         ! is_gone "$(daemon_pid $host)" || daemon_start $host 3>&- 4>&-
     done
 }
@@ -183,6 +199,13 @@ assert_sound()
     no_leftovers
     [ "$(on c redis-cli -h "$ip" ping)" = PONG ] || fail "redis does not answer"
     assert_client_served
+    assert_more "$host"
+}
+
+# assert_more HOST: for those who load the library.
+assert_more()
+{
+    true
 }
 
 client_renew()

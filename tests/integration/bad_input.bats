@@ -295,6 +295,54 @@ END
     on a "$daemon" --check-config
 }
 
+@test "a malformed followers' file: where it is wrong, and nobody starts with it" {
+    local daemon=$FM_BUILD/src/daemon/fleximigrated
+    cat >"$FM_WORK/with-followers.yaml" <<END
+host: a
+network: {followers: $FM_WORK/followers.yaml}
+END
+    # check_followers TEXT FILE: TEXT is in the one line that it says.
+    check_followers()
+    {
+        printf '%b' "$2" >"$FM_WORK/followers.yaml"
+        run -2 --separate-stderr "$daemon" --config "$FM_WORK/with-followers.yaml" --check-config
+        [ "${#stderr_lines[@]}" -eq 1 ] || fail "$2: $stderr"
+        [[ $stderr == "fleximigrated: $FM_WORK/followers.yaml:"*"$1"* ]] || fail "expected '$1' of $2: $stderr"
+    }
+    local dns='dns:\n  server: 192.0.2.53\n  zone: example.org\n  key_name: k\n'
+    local key='  secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n'
+    check_followers 'zork' 'zork: 1\n'
+    check_followers 'server' 'dns: {zone: example.org}\n'
+    check_followers 'zone' 'dns: {server: 192.0.2.53}\n'
+    check_followers 'secret' "$dns  secret: not base64!\n"
+    check_followers 'secret' "$dns  secret_file: /nonexistent\n"
+    check_followers 'algorithm' "$dns$key  algorithm: md5\n"
+    check_followers 'zone' "${dns/example.org/ex..ample}$key"
+    check_followers 'server' "${dns/192.0.2.53/nobody home}$key"
+    check_followers 'port' "$dns$key  port: 70000\n"
+    check_followers 'timeout' "$dns$key  timeout: soon\n"
+    check_followers 'reverse' "$dns$key  reverse_zones: [10.in-addr.arpa, example.com]\n"
+    check_followers 'controller' 'sdn:\n  controllers: []\n  switches: [{name: s, dpid: 1}]\n'
+    check_followers 'dpid' 'sdn:\n  controllers: [http://192.0.2.1:8080]\n  switches: [{name: s, dpid: x}]\n'
+    check_followers "switch 'two'" 'sdn:\n  controllers: [http://192.0.2.1:8080]\n  switches: [{name: one, dpid: 1}]\n  hosts: [{name: a, switch: two, port: 1}]\n'
+    check_followers "'edge'" 'load_balancers: [{name: edge}]\n'
+    check_followers "'edge'" 'load_balancers: [{name: edge, haproxy: {socket: nowhere, backend: b}}]\n'
+    check_followers "'edge'" 'load_balancers: [{name: edge, haproxy: {socket: /s, backend: "b; shutdown"}}]\n'
+    check_followers "called 'edge'" 'load_balancers: [{name: edge, command: [a]}, {name: edge, command: [b]}]\n'
+    printf '%b' "$dns$key" >"$FM_WORK/followers.yaml"
+    run -0 "$daemon" --config "$FM_WORK/with-followers.yaml" --check-config
+    run -0 "$daemon" --config "$FM_WORK/with-followers.yaml" --check-config
+    cp "$top/etc/followers.yaml" "$FM_WORK/followers.yaml"
+    run -0 "$daemon" --config "$FM_WORK/with-followers.yaml" --check-config
+
+    on a sh -c 'echo "load_balancers: [{name: edge}]" >/etc/fleximigrate/followers.yaml'
+    daemon_stop a
+    run -1 daemon_start a 3>&- 4>&-
+    on a rm /etc/fleximigrate/followers.yaml
+    daemon_start a 3>&- 4>&-
+    grep -qx "fleximigrated: /etc/fleximigrate/followers.yaml: load balancer 'edge': it needs either HAProxy or a command" "$FM_WORK/a.log"
+}
+
 # --- in the middle of a migration ---
 
 @test "while it migrates: stop, remove and a second migration are refused, and cancel works" {
