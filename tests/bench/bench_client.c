@@ -51,7 +51,7 @@ enum phase { FILL, LOAD, PAUSED, READ_BACK };
 
 struct client {
     const struct bench_protocol *protocol;
-    struct sockaddr_in server;
+    struct sockaddr_storage server;
     uint64_t rate, depth, keys, hot_keys;
     int fd;
     enum phase phase;

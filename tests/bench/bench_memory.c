@@ -255,7 +255,7 @@ int main(int argc, char **argv)
         {"ready-file", required_argument, NULL, 'y'}, {NULL, 0, NULL, 0},
     };
     static struct load load = {.random = 88172645463325252u};
-    const struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(BENCH_MEMORY_PORT)};
+    const struct sockaddr_storage any = wl_address("0.0.0.0", BENCH_MEMORY_PORT);
     const char *ready_file = NULL;
     uint64_t mib = 64;
     uint64_t hot = 100;

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define BENCH_MEMORY_PORT 7003
+#define BENCH_MEMORY_PORT "7003"
 
 /** A frame of this id asks for a check of all pages; the answer's seq is the number of wrong ones.
  */

@@ -310,7 +310,7 @@ const struct subject subject_udp_out = {.name = "udp_out",
 
 const char *net_connect(const char *address, const char *port, uint64_t count)
 {
-    struct sockaddr_in to;
+    struct sockaddr_storage to;
 
     if (!address[0] || !port[0] || count == 0 || outgoing_count + count > MAX_OUTGOING)
         return "usage: connect ADDR PORT N (at most 64 in all)";
@@ -350,7 +350,7 @@ static void net_pulse(void)
 
 static void net_start(void)
 {
-    struct sockaddr_in at = wl_address(sink_options.address, sink_options.port);
+    struct sockaddr_storage at = wl_address(sink_options.address, sink_options.port);
 
     listener = sink_watch(wl_tcp_listen(&at), EPOLLIN, incoming_accept, NULL);
     sink_watch(wl_udp_bind(&at), EPOLLIN, udp_echo, NULL);

@@ -376,7 +376,7 @@ static void run(void)
 
 static void open_control(void)
 {
-    struct sockaddr_in at = wl_address(sink_options.address, sink_options.control);
+    struct sockaddr_storage at = wl_address(sink_options.address, sink_options.control);
 
     sink_watch(wl_tcp_listen(&at), EPOLLIN, control_accept, NULL);
 }

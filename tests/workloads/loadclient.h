@@ -28,7 +28,7 @@ struct control {
 };
 
 struct options {
-    struct sockaddr_in server;
+    struct sockaddr_storage server;
     uint64_t rate;
     uint64_t outstanding;
     uint64_t preload_mib;

@@ -257,7 +257,7 @@ int main(int argc, char **argv)
     static struct hog hog = {.rate = 1000, .touch = WORDS};
     const char *address = "0.0.0.0", *port = "7002";
     uint64_t mib = 64, percent = 100;
-    struct sockaddr_in at;
+    struct sockaddr_storage at;
     int c, listener, stop_fd;
 
     while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {

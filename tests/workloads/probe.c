@@ -3,12 +3,12 @@
  * (open loop), with the send and reply time of each, so that a message sent in mid-freeze can be
  * found in the CSV and its answer compared with the moment of resumption.
  */
-#include "workload.h"
+#include "probe.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define GAP_THRESHOLD_US 10000
-#define MAX_SERVED 1024
+#define MAX_CONNECTIONS 1000
 
 struct sample {
     uint64_t sent_us; /* epoch */
@@ -25,33 +25,45 @@ struct sample {
     struct wl_stream *stream; /* of its own, in mode connect */
 };
 
-enum mode { TCP, UDP, CONNECT };
+/* Of its own, in mode tcp; the only one in modes udp and oneway. */
+struct connection {
+    struct wl_stream stream;
+    uint64_t expected; /* number of the next reply */
+    uint64_t last_reply_us;
+};
+
+enum mode { TCP, UDP, CONNECT, ONEWAY };
 
 struct probe {
     enum mode mode;
-    struct sockaddr_in server;
-    uint64_t interval_us, count, wait_ms;
+    struct sockaddr_storage server;
+    uint64_t interval_us, count, wait_ms, connection_count;
     const char *csv;
     const char *ready_file;
 
     int epoll_fd, stop_fd;
     bool stopping, broken;
-    struct wl_stream stream; /* modes tcp and udp */
+    struct connection *connections;
     struct sample *samples;
     uint64_t sent, answered, resets, disorder, corrupt, unsent;
+    uint64_t duplicates;
     uint64_t last_reply_us;
     struct wl_gaps gaps;
 };
 
 static const char usage[] =
     "usage: probe tcp|udp|connect ADDR PORT [options]   open-loop probe of an echo server\n"
-    "       probe serve ADDR PORT                       TCP and UDP echo server\n"
+    "       probe oneway ADDR PORT [options]            datagrams that nobody answers, for a sink\n"
+    "       probe serve ADDR PORT                       echo server; GET /BYTES for slowdownload\n"
+    "       probe sink ADDR PORT                        receives datagrams and is silent\n"
     "       probe report CSV FROZEN_US RESUMED_US       answers to what was sent in between\n"
     "  --interval-us N  (default 1000)    --count N (default: until SIGTERM)\n"
+    "  --connections N  tcp: the messages go over them in turn (default 1)\n"
     "  --wait-ms N      for outstanding replies at the end (default 2000)\n"
     "  --csv FILE       seq,sent_us,reply_us,rtt_us (epoch microseconds; 0: no reply)\n"
     "  --ready-file F   made when the first reply is there\n"
-    "  tcp: one connection, never renewed; udp: one socket; connect: one connection per message\n";
+    "  tcp: never renewed; udp: one socket; connect: one connection per message; oneway: asks the\n"
+    "  sink at the end, over TCP, what came; reply_us is when\n";
 
 #define NO_COUNT 4000000u
 
@@ -65,10 +77,23 @@ static void watch(const struct probe *probe, int fd, uint32_t events, uint64_t d
 
 /* ---- replies -------------------------------------------------------------------------------- */
 
-static void take_reply(struct probe *probe, const struct wl_frame *frame)
+/* One of many connections is silent only while it waits: its pace is slow. */
+static void note_silence(struct probe *probe, const struct sample *sample, uint64_t *last_reply_us)
 {
-    uint64_t number = probe->mode == CONNECT ? frame->id : frame->seq;
-    uint64_t now = wl_now_us();
+    uint64_t now = wl_now_us(), from = *last_reply_us;
+
+    if (probe->connection_count > 1) {
+        uint64_t waiting_since = now - (wl_wall_us() - sample->sent_us);
+
+        from = waiting_since > from ? waiting_since : from;
+    }
+    wl_gaps_note(&probe->gaps, from, now);
+    *last_reply_us = now;
+}
+
+static void take_reply(struct probe *probe, const struct wl_frame *frame, uint64_t number,
+                       uint64_t *last_reply_us)
+{
     struct sample *sample;
 
     if (!wl_frame_intact(frame) || number >= probe->sent) {
@@ -76,40 +101,50 @@ static void take_reply(struct probe *probe, const struct wl_frame *frame)
         return;
     }
     sample = &probe->samples[number];
-    if (sample->reply_us)
-        return; /* a duplicate datagram */
+    if (sample->reply_us) {
+        probe->duplicates++;
+        return;
+    }
     if (probe->answered == 0)
         wl_ready(probe->ready_file);
-    wl_gaps_note(&probe->gaps, probe->last_reply_us, now);
-    probe->last_reply_us = now;
+    note_silence(probe, sample, last_reply_us);
     sample->reply_us = wl_wall_us();
     probe->answered++;
 }
 
-static void read_tcp(struct probe *probe, struct wl_stream *stream, struct sample *own)
+static void read_tcp(struct probe *probe, struct connection *connection)
 {
-    static uint64_t expected;
     struct wl_frame frame;
     int result;
 
-    while ((result = wl_stream_next(stream, &frame)) == WL_STREAM_FRAME) {
-        if (!own && frame.seq != expected++)
+    while ((result = wl_stream_next(&connection->stream, &frame)) == WL_STREAM_FRAME) {
+        if (frame.id != (uint64_t)(connection - probe->connections))
+            probe->corrupt++;
+        if (frame.seq != connection->expected++)
             probe->disorder++;
-        take_reply(probe, &frame);
-        if (own)
-            break;
+        take_reply(probe, &frame, frame.seq * probe->connection_count + frame.id,
+                   &connection->last_reply_us);
     }
+    if (result != WL_STREAM_EMPTY) {
+        probe->resets++;
+        probe->broken = true;
+    }
+}
+
+static void read_own(struct probe *probe, struct sample *own)
+{
+    struct wl_frame frame;
+    int result = wl_stream_next(own->stream, &frame);
+
     if (result == WL_STREAM_EMPTY)
         return;
-    if (result != WL_STREAM_FRAME) {
+    if (result == WL_STREAM_FRAME)
+        take_reply(probe, &frame, frame.id, &probe->last_reply_us);
+    else
         probe->resets++;
-        probe->broken = !own;
-    }
-    if (own) {
-        close(stream->fd);
-        free(stream);
-        own->stream = NULL;
-    }
+    close(own->stream->fd);
+    free(own->stream);
+    own->stream = NULL;
 }
 
 static void read_udp(struct probe *probe)
@@ -117,10 +152,10 @@ static void read_udp(struct probe *probe)
     struct wl_frame frame;
 
     for (;;) {
-        ssize_t got = recv(probe->stream.fd, &frame, sizeof(frame), 0);
+        ssize_t got = recv(probe->connections->stream.fd, &frame, sizeof(frame), 0);
 
         if (got == (ssize_t)sizeof(frame)) {
-            take_reply(probe, &frame);
+            take_reply(probe, &frame, frame.seq, &probe->last_reply_us);
         } else if (got >= 0) {
             probe->corrupt++;
         } else if (errno == EAGAIN) {
@@ -139,7 +174,8 @@ static void send_over_own_connection(struct probe *probe, uint64_t seq, struct s
     struct wl_frame frame = wl_frame_make(WL_ECHO, seq, 0);
 
     sample->stream = wl_alloc(1, sizeof(*sample->stream));
-    sample->stream->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    sample->stream->fd =
+        socket(probe->server.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (sample->stream->fd < 0)
         wl_die("socket: %s", strerror(errno));
     memcpy(sample->stream->out, &frame, sizeof(frame));
@@ -152,19 +188,20 @@ static void send_over_own_connection(struct probe *probe, uint64_t seq, struct s
 
 static void send_message(struct probe *probe)
 {
-    uint64_t seq = probe->sent;
+    uint64_t seq = probe->sent, connection = seq % probe->connection_count;
+    struct wl_stream *stream = &probe->connections[connection].stream;
     struct sample *sample = &probe->samples[seq];
-    struct wl_frame frame = wl_frame_make(WL_ECHO, 0, seq);
+    struct wl_frame frame = wl_frame_make(WL_ECHO, connection, seq / probe->connection_count);
     int error = 0;
 
     sample->sent_us = frame.sent_us;
     probe->sent++;
     if (probe->mode == CONNECT)
         send_over_own_connection(probe, seq, sample);
-    else if (probe->mode == UDP)
-        error = send(probe->stream.fd, &frame, sizeof(frame), MSG_NOSIGNAL) < 0 ? -errno : 0;
+    else if (probe->mode != TCP)
+        error = send(stream->fd, &frame, sizeof(frame), MSG_NOSIGNAL) < 0 ? -errno : 0;
     else
-        error = wl_stream_send(&probe->stream, &frame);
+        error = wl_stream_send(stream, &frame);
     if (error == -ENOBUFS || error == -EAGAIN || error == -ECONNREFUSED) {
         probe->unsent++;
     } else if (error) {
@@ -182,8 +219,10 @@ static void handle(struct probe *probe, const struct epoll_event *event)
     } else if (probe->mode == UDP) {
         read_udp(probe);
     } else if (probe->mode == TCP) {
-        if (wl_stream_flush(&probe->stream) == 0)
-            read_tcp(probe, &probe->stream, NULL);
+        struct connection *connection = &probe->connections[event->data.u64];
+
+        if (wl_stream_flush(&connection->stream) == 0)
+            read_tcp(probe, connection);
         else
             probe->broken = true, probe->resets++;
     } else if ((own = &probe->samples[event->data.u64])->stream) {
@@ -191,7 +230,7 @@ static void handle(struct probe *probe, const struct epoll_event *event)
             watch(probe, own->stream->fd, EPOLLIN, event->data.u64, EPOLL_CTL_MOD);
             return;
         }
-        read_tcp(probe, own->stream, own);
+        read_own(probe, own);
     }
 }
 
@@ -208,12 +247,10 @@ static void wait_and_handle(struct probe *probe, uint64_t until_us)
         handle(probe, &events[i]);
 }
 
-static void run(struct probe *probe)
+static void send_in_pace(struct probe *probe)
 {
     uint64_t next_us = wl_now_us();
-    uint64_t deadline;
 
-    probe->last_reply_us = next_us;
     while (!probe->stopping && !probe->broken && probe->sent < probe->count) {
         if (wl_now_us() >= next_us) {
             send_message(probe);
@@ -223,11 +260,79 @@ static void run(struct probe *probe)
         }
         wait_and_handle(probe, next_us);
     }
-    deadline = wl_now_us() + probe->wait_ms * 1000;
+}
+
+static void await_replies(struct probe *probe)
+{
+    uint64_t deadline = wl_now_us() + probe->wait_ms * 1000;
+
     while (!probe->broken && probe->answered < probe->sent && wl_now_us() < deadline)
         wait_and_handle(probe, deadline);
-    if (probe->answered < probe->sent && probe->mode == TCP)
-        wl_gaps_note(&probe->gaps, probe->last_reply_us, wl_now_us());
+    if (probe->answered == probe->sent || probe->mode != TCP)
+        return;
+    for (uint64_t i = 0; i < probe->connection_count; i++) {
+        const struct connection *connection = &probe->connections[i];
+
+        if (connection->expected * probe->connection_count + i < probe->sent)
+            wl_gaps_note(&probe->gaps, connection->last_reply_us, wl_now_us());
+    }
+}
+
+static void receive_all(int fd, void *data, size_t size)
+{
+    char *at = data;
+
+    while (size > 0) {
+        ssize_t got = recv(fd, at, size, 0);
+
+        if (got <= 0)
+            wl_die("the sink does not say what came: %s", got ? strerror(errno) : "it has closed");
+        at += got;
+        size -= (size_t)got;
+    }
+}
+
+/* What is under way gets its time first. */
+static void ask_sink(struct probe *probe)
+{
+    struct timeval patience = {.tv_sec = 10};
+    struct probe_count count;
+    uint64_t *came_us;
+    int fd;
+
+    await_replies(probe);
+    fd = wl_tcp_connect(&probe->server, 5000);
+    if (fd < 0)
+        wl_die("cannot connect to the sink: %s", strerror(errno));
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    receive_all(fd, &count, sizeof(count));
+    if (count.numbers > probe->sent)
+        wl_die("the sink has datagrams of somebody else");
+    came_us = wl_alloc(count.numbers + 1, sizeof(*came_us));
+    receive_all(fd, came_us, count.numbers * sizeof(*came_us));
+    for (uint64_t i = 0; i < count.numbers; i++) {
+        probe->samples[i].reply_us = came_us[i];
+        probe->answered += came_us[i] != 0;
+    }
+    probe->duplicates = count.duplicates;
+    probe->corrupt += count.corrupt;
+    free(came_us);
+    close(fd);
+}
+
+static void run(struct probe *probe)
+{
+    probe->last_reply_us = wl_now_us();
+    for (uint64_t i = 0; i < probe->connection_count; i++)
+        probe->connections[i].last_reply_us = probe->last_reply_us;
+    if (probe->mode == ONEWAY)
+        wl_ready(probe->ready_file);
+    send_in_pace(probe);
+    if (probe->mode == ONEWAY)
+        ask_sink(probe);
+    else
+        await_replies(probe);
 }
 
 /* ---- reports -------------------------------------------------------------------------------- */
@@ -265,10 +370,12 @@ static void report(const struct probe *probe)
         total += rtt;
     }
     printf("{\"sent\":%" PRIu64 ",\"answered\":%" PRIu64 ",\"lost\":%" PRIu64 ",\"unsent\":%" PRIu64
-           ",\"disorder\":%" PRIu64 ",\"corrupt\":%" PRIu64 ",\"connection_resets\":%" PRIu64
+           ",\"disorder\":%" PRIu64 ",\"corrupt\":%" PRIu64 ",\"duplicates\":%" PRIu64
+           ",\"connections\":%" PRIu64 ",\"connection_resets\":%" PRIu64
            ",\"max_rtt_ms\":%.3f,\"mean_rtt_ms\":%.3f,",
            probe->sent, probe->answered, probe->sent - probe->answered - probe->unsent,
-           probe->unsent, probe->disorder, probe->corrupt, probe->resets, (double)max_rtt / 1e3,
+           probe->unsent, probe->disorder, probe->corrupt, probe->duplicates,
+           probe->connection_count, probe->resets, (double)max_rtt / 1e3,
            probe->answered ? (double)total / 1e3 / (double)probe->answered : 0.0);
     wl_gaps_print(stdout, &probe->gaps);
     printf("}\n");
@@ -305,80 +412,18 @@ static int report_freeze(const char *csv, uint64_t frozen_us, uint64_t resumed_u
     return count && !lost ? WL_EXIT_OK : WL_EXIT_BAD;
 }
 
-/* ---- the echo server ------------------------------------------------------------------------ */
-
-static void echo_datagrams(int fd)
-{
-    struct sockaddr_in from;
-    socklen_t length = sizeof(from);
-    char buffer[2048];
-    ssize_t got;
-
-    while ((got = recvfrom(fd, buffer, sizeof(buffer), 0, (struct sockaddr *)&from, &length)) >= 0)
-        sendto(fd, buffer, (size_t)got, MSG_NOSIGNAL, (struct sockaddr *)&from, length);
-}
-
-/* False when the connection has ended. */
-static bool echo_stream(struct wl_stream *stream)
-{
-    while (stream->out_length < sizeof(stream->out)) {
-        ssize_t got = recv(stream->fd, stream->out + stream->out_length,
-                           sizeof(stream->out) - stream->out_length, 0);
-
-        if (got == 0 || (got < 0 && errno != EAGAIN))
-            return false;
-        if (got < 0)
-            break;
-        stream->out_length += (size_t)got;
-    }
-    return wl_stream_flush(stream) == 0;
-}
-
-static int serve(const struct sockaddr_in *at)
-{
-    static struct wl_stream *streams[MAX_SERVED];
-    static struct pollfd fds[MAX_SERVED + 3];
-    size_t count = 0;
-
-    fds[0] = (struct pollfd){.fd = wl_stop_signals(), .events = POLLIN};
-    fds[1] = (struct pollfd){.fd = wl_tcp_listen(at), .events = POLLIN};
-    fds[2] = (struct pollfd){.fd = wl_udp_bind(at), .events = POLLIN};
-    for (;;) {
-        int fd;
-
-        if (poll(fds, count + 3, -1) < 0 && errno != EINTR)
-            wl_die("poll: %s", strerror(errno));
-        if (fds[0].revents)
-            return WL_EXIT_OK;
-        if (fds[2].revents)
-            echo_datagrams(fds[2].fd);
-        for (size_t i = 0; i < count;) {
-            if (!fds[i + 3].revents || echo_stream(streams[i])) {
-                fds[i + 3].events = POLLIN | (streams[i]->out_length ? POLLOUT : 0);
-                i++;
-                continue;
-            }
-            close(streams[i]->fd);
-            free(streams[i]);
-            streams[i] = streams[--count];
-            fds[i + 3] = fds[count + 3];
-        }
-        if (fds[1].revents && count < MAX_SERVED && (fd = wl_tcp_accept(fds[1].fd)) >= 0) {
-            streams[count] = wl_alloc(1, sizeof(**streams));
-            streams[count]->fd = fd;
-            fds[count++ + 3] = (struct pollfd){.fd = fd, .events = POLLIN};
-        }
-    }
-}
-
 /* ---- the command line ----------------------------------------------------------------------- */
 
 static void parse_options(struct probe *probe, int argc, char **argv)
 {
     static const struct option known[] = {
-        {"interval-us", required_argument, NULL, 'i'}, {"count", required_argument, NULL, 'n'},
-        {"wait-ms", required_argument, NULL, 'w'},     {"csv", required_argument, NULL, 'c'},
-        {"ready-file", required_argument, NULL, 'f'},  {NULL, 0, NULL, 0},
+        {"interval-us", required_argument, NULL, 'i'},
+        {"count", required_argument, NULL, 'n'},
+        {"wait-ms", required_argument, NULL, 'w'},
+        {"csv", required_argument, NULL, 'c'},
+        {"ready-file", required_argument, NULL, 'f'},
+        {"connections", required_argument, NULL, 'k'},
+        {NULL, 0, NULL, 0},
     };
     int c;
 
@@ -393,6 +438,8 @@ static void parse_options(struct probe *probe, int argc, char **argv)
             probe->csv = optarg;
         else if (c == 'f')
             probe->ready_file = optarg;
+        else if (c == 'k')
+            probe->connection_count = wl_number("--connections", optarg);
         else
             wl_die("%s", usage);
     }
@@ -405,18 +452,43 @@ static void open_sockets(struct probe *probe)
     probe->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     probe->stop_fd = wl_stop_signals();
     watch(probe, probe->stop_fd, EPOLLIN, UINT64_MAX, EPOLL_CTL_ADD);
-    if (probe->mode == CONNECT)
-        return;
-    probe->stream.fd =
-        probe->mode == UDP ? wl_udp_connect(&probe->server) : wl_tcp_connect(&probe->server, 5000);
-    if (probe->stream.fd < 0)
-        wl_die("cannot connect: %s", strerror(errno));
-    watch(probe, probe->stream.fd, EPOLLIN, 0, EPOLL_CTL_ADD);
+    probe->connections = wl_alloc(probe->connection_count, sizeof(*probe->connections));
+    for (uint64_t i = 0; probe->mode != CONNECT && i < probe->connection_count; i++) {
+        int fd = probe->mode == TCP ? wl_tcp_connect(&probe->server, 5000)
+                                    : wl_udp_connect(&probe->server);
+
+        if (fd < 0)
+            wl_die("cannot connect: %s", strerror(errno));
+        probe->connections[i].stream.fd = fd;
+        if (probe->mode != ONEWAY)
+            watch(probe, fd, EPOLLIN, i, EPOLL_CTL_ADD);
+    }
+}
+
+static enum mode mode_of(const char *name)
+{
+    static const char *const names[] = {
+        [TCP] = "tcp", [UDP] = "udp", [CONNECT] = "connect", [ONEWAY] = "oneway"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return (enum mode)i;
+    }
+    wl_die("%s", usage);
+}
+
+static void check_options(struct probe *probe)
+{
+    if (!probe->connection_count || probe->connection_count > MAX_CONNECTIONS ||
+        (probe->connection_count > 1 && probe->mode != TCP))
+        wl_die("%s", usage);
+    if (probe->mode == ONEWAY && probe->count > PROBE_MAX_COUNTED)
+        probe->count = PROBE_MAX_COUNTED;
 }
 
 int main(int argc, char **argv)
 {
-    static struct probe probe = {.interval_us = 1000, .wait_ms = 2000};
+    static struct probe probe = {.interval_us = 1000, .wait_ms = 2000, .connection_count = 1};
 
     if (argc == 5 && strcmp(argv[1], "report") == 0)
         return report_freeze(argv[2], wl_number("FROZEN_US", argv[3]),
@@ -426,12 +498,11 @@ int main(int argc, char **argv)
         wl_die("%s", usage);
     probe.server = wl_address(argv[optind + 1], argv[optind + 2]);
     if (strcmp(argv[optind], "serve") == 0)
-        return serve(&probe.server);
-    probe.mode = strcmp(argv[optind], "udp") == 0       ? UDP
-                 : strcmp(argv[optind], "connect") == 0 ? CONNECT
-                                                        : TCP;
-    if (probe.mode == TCP && strcmp(argv[optind], "tcp") != 0)
-        wl_die("%s", usage);
+        return probe_serve(&probe.server);
+    if (strcmp(argv[optind], "sink") == 0)
+        return probe_sink(&probe.server);
+    probe.mode = mode_of(argv[optind]);
+    check_options(&probe);
     probe.gaps.threshold_us = GAP_THRESHOLD_US + probe.interval_us;
     probe.samples = wl_alloc(probe.count, sizeof(*probe.samples));
     open_sockets(&probe);

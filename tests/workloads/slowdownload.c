@@ -20,7 +20,7 @@
 #define GAP_THRESHOLD_US 10000
 
 struct download {
-    struct sockaddr_in server;
+    struct sockaddr_storage server;
     const char *path;
     const char *ready_file;
     uint64_t rate;
@@ -52,11 +52,6 @@ static void on_hurry(int number)
     hurry = number;
 }
 
-static unsigned char content_byte(uint64_t at)
-{
-    return (unsigned char)(wl_mix(at / 8) >> (at % 8 * 8));
-}
-
 static int generate(const char *path, uint64_t size)
 {
     FILE *out = fopen(path, "we");
@@ -68,7 +63,7 @@ static int generate(const char *path, uint64_t size)
         size_t part = size - at < sizeof(words) ? (size_t)(size - at) : sizeof(words);
 
         for (uint64_t i = 0; i < sizeof(words) / 8; i++)
-            words[i] = wl_mix(at / 8 + i);
+            words[i] = wl_body_word(at / 8 + i);
         if (fwrite(words, 1, part, out) != part)
             wl_die("%s: %s", path, strerror(errno));
     }
@@ -122,9 +117,15 @@ static uint64_t read_head(struct download *download)
 
 static void verify(struct download *download, const unsigned char *data, size_t size)
 {
+    uint64_t word = wl_body_word(download->received / 8);
+
     for (size_t i = 0; i < size && download->wrong_at == UINT64_MAX; i++) {
-        if (data[i] != content_byte(download->received + i))
-            download->wrong_at = download->received + i;
+        uint64_t at = download->received + i;
+
+        if (at % 8 == 0)
+            word = wl_body_word(at / 8);
+        if (data[i] != (unsigned char)(word >> (at % 8 * 8)))
+            download->wrong_at = at;
     }
     download->received += size;
 }

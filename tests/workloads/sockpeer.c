@@ -51,7 +51,7 @@ static struct group groups[] = {
 };
 #define GROUPS (UDP + 1)
 
-static struct sockaddr_in server, control_address;
+static struct sockaddr_storage server, control_address;
 static const char *ready_file, *control_port = "7001", *listen_port = "0";
 static uint64_t interval_ms = 10, duration_ms;
 static int epoll_fd;
@@ -78,13 +78,12 @@ static struct peer_socket *add(enum kind kind, int fd)
     return s;
 }
 
-static struct peer_socket *add_connection(enum kind kind, const struct sockaddr_in *to)
+static struct peer_socket *add_connection(enum kind kind, const struct sockaddr_storage *to)
 {
     int fd = wl_tcp_connect(to, 5000);
 
     if (fd < 0)
-        wl_die("cannot connect to %s:%d: %s", inet_ntoa(to->sin_addr), ntohs(to->sin_port),
-               strerror(errno));
+        wl_die("cannot connect: %s", strerror(errno));
     return add(kind, fd);
 }
 
@@ -285,7 +284,7 @@ static const char *ask(const char *question, uint64_t wait_us)
 
 static void open_everything(void)
 {
-    struct sockaddr_in here = wl_address("0.0.0.0", listen_port);
+    struct sockaddr_storage here = wl_address("0.0.0.0", listen_port);
     struct itimerspec period = {
         .it_interval = {(time_t)(interval_ms / 1000), (long)(interval_ms % 1000) * 1000000}};
     socklen_t length = sizeof(here);
@@ -318,10 +317,11 @@ static void open_everything(void)
     if (groups[ACCEPTED].wanted == 0)
         return;
     /* The sink connects back to the address from which we reach it. */
-    uint16_t port = here.sin_port;
-    getsockname(control->stream.fd, (struct sockaddr *)&here, &length);
-    snprintf(question, sizeof(question), "connect %s %d %" PRIu64, inet_ntoa(here.sin_addr),
-             ntohs(port), groups[ACCEPTED].wanted);
+    struct sockaddr_in own;
+    length = sizeof(own);
+    getsockname(control->stream.fd, (struct sockaddr *)&own, &length);
+    snprintf(question, sizeof(question), "connect %s %d %" PRIu64, inet_ntoa(own.sin_addr),
+             ntohs(((const struct sockaddr_in *)&here)->sin_port), groups[ACCEPTED].wanted);
     reply = ask(question, 5000000);
     if (!reply || strcmp(reply, "ok") != 0)
         wl_die("the sink did not connect: %s", reply ? reply : "no answer");

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define FRAME_MAGIC 0x464d574cu
-#define MAX_LISTED_GAPS 10000
+#define MAX_LISTED_GAPS 65536
 
 void wl_die(const char *format, ...)
 {
@@ -110,17 +110,31 @@ void wl_ready(const char *path)
     close(fd);
 }
 
-struct sockaddr_in wl_address(const char *address, const char *port)
+struct sockaddr_storage wl_address(const char *address, const char *port)
 {
-    struct sockaddr_in result = {.sin_family = AF_INET};
+    struct sockaddr_storage result = {0};
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&result;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&result;
     uint64_t number = wl_number("port", port);
 
     if (number > 65535)
         wl_die("port: %s is above 65535", port);
-    if (inet_pton(AF_INET, address, &result.sin_addr) != 1)
-        wl_die("'%s' is not an IPv4 address", address);
-    result.sin_port = htons((uint16_t)number);
+    if (inet_pton(AF_INET, address, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons((uint16_t)number);
+    } else if (inet_pton(AF_INET6, address, &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons((uint16_t)number);
+    } else {
+        wl_die("'%s' is not an IP address", address);
+    }
     return result;
+}
+
+static int port_of(const struct sockaddr_storage *at)
+{
+    return ntohs(at->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)at)->sin6_port
+                                           : ((const struct sockaddr_in *)at)->sin_port);
 }
 
 static void set_option(int fd, int level, int option)
@@ -130,18 +144,18 @@ static void set_option(int fd, int level, int option)
     setsockopt(fd, level, option, &on, sizeof(on));
 }
 
-static int socket_or_die(int type)
+static int socket_or_die(sa_family_t family, int type)
 {
-    int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     if (fd < 0)
         wl_die("socket: %s", strerror(errno));
     return fd;
 }
 
-static int connect_once(const struct sockaddr_in *to, int wait_ms)
+static int connect_once(const struct sockaddr_storage *to, int wait_ms)
 {
-    int fd = socket_or_die(SOCK_STREAM);
+    int fd = socket_or_die(to->ss_family, SOCK_STREAM);
     struct pollfd writable = {.fd = fd, .events = POLLOUT};
     int error = 0;
     socklen_t length = sizeof(error);
@@ -162,7 +176,7 @@ static int connect_once(const struct sockaddr_in *to, int wait_ms)
     return -1;
 }
 
-int wl_tcp_connect(const struct sockaddr_in *to, uint64_t wait_ms)
+int wl_tcp_connect(const struct sockaddr_storage *to, uint64_t wait_ms)
 {
     uint64_t deadline = wl_now_us() + wait_ms * 1000;
     int fd;
@@ -178,14 +192,13 @@ int wl_tcp_connect(const struct sockaddr_in *to, uint64_t wait_ms)
     }
 }
 
-int wl_tcp_listen(const struct sockaddr_in *at)
+int wl_tcp_listen(const struct sockaddr_storage *at)
 {
-    int fd = socket_or_die(SOCK_STREAM);
+    int fd = socket_or_die(at->ss_family, SOCK_STREAM);
 
     set_option(fd, SOL_SOCKET, SO_REUSEADDR);
     if (bind(fd, (const struct sockaddr *)at, sizeof(*at)) || listen(fd, 1024))
-        wl_die("cannot listen on %s:%d: %s", inet_ntoa(at->sin_addr), ntohs(at->sin_port),
-               strerror(errno));
+        wl_die("cannot listen on port %d: %s", port_of(at), strerror(errno));
     return fd;
 }
 
@@ -198,19 +211,18 @@ int wl_tcp_accept(int listener)
     return fd;
 }
 
-int wl_udp_bind(const struct sockaddr_in *at)
+int wl_udp_bind(const struct sockaddr_storage *at)
 {
-    int fd = socket_or_die(SOCK_DGRAM);
+    int fd = socket_or_die(at->ss_family, SOCK_DGRAM);
 
     if (bind(fd, (const struct sockaddr *)at, sizeof(*at)))
-        wl_die("cannot bind UDP %s:%d: %s", inet_ntoa(at->sin_addr), ntohs(at->sin_port),
-               strerror(errno));
+        wl_die("cannot bind UDP port %d: %s", port_of(at), strerror(errno));
     return fd;
 }
 
-int wl_udp_connect(const struct sockaddr_in *to)
+int wl_udp_connect(const struct sockaddr_storage *to)
 {
-    int fd = socket_or_die(SOCK_DGRAM);
+    int fd = socket_or_die(to->ss_family, SOCK_DGRAM);
 
     if (connect(fd, (const struct sockaddr *)to, sizeof(*to)))
         wl_die("cannot connect UDP: %s", strerror(errno));
@@ -287,6 +299,11 @@ int wl_stream_flush(struct wl_stream *stream)
     memmove(stream->out, stream->out + done, stream->out_length - done);
     stream->out_length -= done;
     return result;
+}
+
+uint64_t wl_body_word(uint64_t word)
+{
+    return wl_mix(word);
 }
 
 void wl_gaps_note(struct wl_gaps *gaps, uint64_t from_us, uint64_t until_us)

@@ -43,23 +43,23 @@ int wl_stop_signals(void);
 /** Writes an empty file, the sign to a test that the work is under way. NULL: nothing is done. */
 void wl_ready(const char *path);
 
-/** An IPv4 address and port; dies when malformed. */
-struct sockaddr_in wl_address(const char *address, const char *port);
+/** An IPv4 or IPv6 address and port; dies when malformed. */
+struct sockaddr_storage wl_address(const char *address, const char *port);
 
 /** Connects with TCP_NODELAY, non-blocking; retries until @p wait_ms have passed. -1 with errno. */
-int wl_tcp_connect(const struct sockaddr_in *to, uint64_t wait_ms);
+int wl_tcp_connect(const struct sockaddr_storage *to, uint64_t wait_ms);
 
-/** Listens (non-blocking); dies when it cannot. */
-int wl_tcp_listen(const struct sockaddr_in *at);
+/** Listens (non-blocking; "::" for IPv4 as well); dies when it cannot. */
+int wl_tcp_listen(const struct sockaddr_storage *at);
 
 /** Accepts one connection, non-blocking, TCP_NODELAY. -1 when there is none. */
 int wl_tcp_accept(int listener);
 
 /** A bound, non-blocking UDP socket; dies when it cannot. */
-int wl_udp_bind(const struct sockaddr_in *at);
+int wl_udp_bind(const struct sockaddr_storage *at);
 
 /** A connected, non-blocking UDP socket; dies when it cannot. */
-int wl_udp_connect(const struct sockaddr_in *to);
+int wl_udp_connect(const struct sockaddr_storage *to);
 
 /* ---- numbered frames ------------------------------------------------------------------------ */
 
@@ -108,6 +108,11 @@ int wl_stream_flush(struct wl_stream *stream);
 
 /** Whether one more frame fits the queue. */
 bool wl_stream_has_room(const struct wl_stream *stream);
+
+/* ---- downloads ------------------------------------------------------------------------------ */
+
+/** The eight bytes at @p word * 8 of every file that slowdownload fetches. */
+uint64_t wl_body_word(uint64_t word);
 
 /* ---- silences ------------------------------------------------------------------------------- */
 
