@@ -268,6 +268,7 @@ static int verify(struct fm_migration *m, struct fm_error *err)
     struct fm_error later = {0}; /* filling tries that again */
     fm_postcopy_serve(m, &later);
     int rc = fm_orchestrator_follow(m, err);
+    fm_orchestrator_announce(m);
     if (rc == 0)
         rc = fm_handover_verify(m, err);
     if (rc == 0)
@@ -422,6 +423,19 @@ int fm_coordinator_run(struct fm_migration *m, struct fm_error *err)
 
 /* --- recovery --- */
 
+/* Its network is not here (the user's bridge is not up, perhaps): the container is all the same. */
+static bool find_without_network(struct fm_migration *m, const struct fm_error *why)
+{
+    const struct fm_store *store = &m->parts->store;
+    json_auto_t *doc = store->ops->get(store->ctx, "container", m->options.container, NULL);
+    m->container = doc ? fm_container_from_json(doc, NULL) : NULL;
+    m->has_endpoint = false;
+    if (m->container)
+        fm_warn(FM_NETWORK_MANAGER, "Recovery of %s goes on without its network: %s.", m->id,
+                why->text);
+    return m->container != NULL;
+}
+
 /* What PENDING had found out, from the registry; no container: it is gone from here, its entry
  * being the last thing that goes. */
 static int relocate(struct fm_migration *m, struct fm_error *err)
@@ -430,6 +444,8 @@ static int relocate(struct fm_migration *m, struct fm_error *err)
     int rc = m->container ? 0
                           : fm_lifecycle_record(m->parts, m->options.container, &m->container,
                                                 &m->endpoint, &m->has_endpoint, &e);
+    if (rc < 0 && e.code == FM_E_NOT_FOUND && find_without_network(m, &e))
+        rc = 0;
     if (rc == 0 || e.code == FM_E_NOT_FOUND) {
         e = (struct fm_error){0};
         rc = find_destination(m->parts, m->options.destination, &m->destination, &e);

@@ -88,15 +88,6 @@ static void describe_source(struct fm_components *p, struct fm_host *self)
     snprintf(self->address, sizeof(self->address), "%s", p->advertise ? p->advertise : "");
 }
 
-static json_t *preparation(const struct fm_migration *m)
-{
-    json_t *detail = json_pack("{s:s, s:o}", "destination", m->options.destination, "tmpfs",
-                               fm_tmpfs_to_json(&m->tmpfs));
-    if (m->arrival)
-        json_object_set_new(detail, "arrival", fm_container_to_json(m->arrival));
-    return detail;
-}
-
 int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_components *p = m->parts;
@@ -104,7 +95,10 @@ int fm_handover_prepare(struct fm_migration *m, struct fm_error *err)
     describe_source(p, &self);
     int rc = fm_handover_tmpfs_find(m, err);
     if (rc == 0)
-        rc = fm_migration_step(m, FM_STEP_PREPARE, preparation(m), err);
+        rc = fm_migration_step(m, FM_STEP_PREPARE,
+                               json_pack("{s:s, s:o}", "destination", m->options.destination,
+                                         "tmpfs", fm_tmpfs_to_json(&m->tmpfs)),
+                               err);
     if (rc < 0)
         return rc;
     json_t *body =
@@ -518,9 +512,9 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
         fm_warn(FM_MIGRATION_MANAGER, "The destination keeps its images for now: %s.", e.text);
     fm_handover_disconnect(m);
     rc = keep_first(rc, fm_orchestrator_finish(m, &e), &e, err);
-    if (m->container)
-        rc = keep_first(rc, forget_container(m, &e), &e, err);
-    if (rc == 0)
+    if (m->container && forget_container(m, &e) < 0)
+        rc = keep_first(rc, -(int)e.code, &e, err);
+    else
         fm_readdress_settle(m);
     return keep_first(rc, fm_handover_remove_dir(m->dir, &e), &e, err);
 }

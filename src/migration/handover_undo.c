@@ -274,6 +274,19 @@ static void take_lease(struct fm_migration *m)
         fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
 }
 
+/* It is here again: everything that still says something else is told, whatever another said. */
+static int settle_return(struct fm_migration *m, struct fm_error *err)
+{
+    struct fm_error e = {0}, first = {0};
+    note(m, fm_orchestrator_undo(m, &e), &e, &first);
+    take_lease(m);
+    note(m, fm_precopy_unthrottle(m, &e), &e, &first);
+    note(m, fm_handover_remove_dir(m->dir, &e), &e, &first);
+    if (first.code && err)
+        *err = first;
+    return -(int)first.code;
+}
+
 int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error *err)
 {
     *age_ms = 0;
@@ -300,13 +313,7 @@ int fm_handover_return(struct fm_migration *m, uint64_t *age_ms, struct fm_error
         rc = stands ? revive_original(m, age_ms, &e) : restore_here(m, age_ms, &e);
     }
     if (rc == 0)
-        take_lease(m);
-    if (rc == 0)
-        rc = fm_precopy_unthrottle(m, &e);
-    if (rc == 0)
-        rc = fm_orchestrator_undo(m, &e);
-    if (rc == 0)
-        return fm_handover_remove_dir(m->dir, err);
+        return settle_return(m, err);
     if (err)
         *err = e;
     return rc;

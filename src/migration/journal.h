@@ -20,6 +20,7 @@
  * fault point `step.<text>`, passed right after the step was written and before it is acted on. */
 #define FM_STEPS(X)                                                                                \
     /* source */                                                                                   \
+    X(LEASE, "lease")       /* another address, for its destination */                             \
     X(PREPARE, "prepare")   /* the destination was asked to prepare */                             \
     X(HOLD, "hold")         /* TAP of the packet hold */                                           \
     X(FOLLOW, "follow")     /* DNS, SDN, load balancers: what they were before */                  \

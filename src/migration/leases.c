@@ -188,15 +188,50 @@ void fm_lease_release(struct fm_components *p, const struct fm_container *c)
     pthread_mutex_unlock(&p->networks->lock);
 }
 
+/* Takes away a container's lease, wherever it is said to be. */
+void fm_lease_drop(struct fm_components *p, const struct fm_container *c)
+{
+    fm_cleanup(fm_lease_clear) struct fm_lease l = {0};
+    struct fm_error err = {0};
+    if (!has_lease(p, c))
+        return;
+    fm_lease_of(c, p->host, &l);
+    fm_claim_forget(p, l.network, l.ip, p->host);
+    fm_autofree char *key = fm_strf("%s/%s", l.network, l.ip);
+    pthread_mutex_lock(&p->networks->lock);
+    json_auto_t *doc = owned(p, &l);
+    if (doc && fm_replica_remove(p, FM_KIND_LEASE, key, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Lease %s of %s stays for now: %s.", key, c->name, err.text);
+    pthread_mutex_unlock(&p->networks->lock);
+}
+
+int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct fm_error *err)
+{
+    fm_cleanup(fm_lease_clear) struct fm_lease l = {0};
+    int rc = 0;
+    if (!has_lease(p, c) || !c->publish.count)
+        return 0;
+    fm_lease_of(c, p->host, &l);
+    pthread_mutex_lock(&p->networks->lock);
+    json_auto_t *doc = owned(p, &l);
+    json_auto_t *without = json_deep_copy(doc);
+    if (without && json_object_set_new(without, "publish", json_array()) == 0)
+        rc = fm_replica_write(p, FM_KIND_LEASE, json_incref(without), err);
+    pthread_mutex_unlock(&p->networks->lock);
+    return rc;
+}
+
 static int move(struct fm_components *p, const struct fm_lease *l, json_t **doc,
                 struct fm_error *err)
 {
     json_auto_t *before = owned(p, l);
-    if (fm_streq(json_string_value(json_object_get(before, "host")), l->host)) {
+    json_auto_t *after = fm_lease_to_json(l);
+    if (fm_streq(json_string_value(json_object_get(before, "host")), l->host) &&
+        json_equal(json_object_get(before, "publish"), json_object_get(after, "publish"))) {
         *doc = json_incref(before);
         return 0;
     }
-    *doc = fm_lease_to_json(l);
+    *doc = json_incref(after);
     return fm_replica_write(p, FM_KIND_LEASE, json_incref(*doc), err);
 }
 
@@ -367,22 +402,6 @@ static void add_publications(const json_t *doc, struct fm_publication **list, si
     }
 }
 
-/* While a container changes its address it has two leases: the newer one has its ports. */
-static bool is_superseded(const json_t *leases, const json_t *doc)
-{
-    json_int_t at = json_integer_value(json_object_get(doc, "updated_us"));
-    size_t i;
-    json_t *other;
-    json_array_foreach(leases, i, other)
-    {
-        if (json_array_size(json_object_get(other, "publish")) > 0 &&
-            fm_streq(text(other, "owner"), text(doc, "owner")) &&
-            json_integer_value(json_object_get(other, "updated_us")) > at)
-            return true;
-    }
-    return false;
-}
-
 int fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
                            struct fm_error *err)
 {
@@ -391,11 +410,7 @@ int fm_leases_publications(struct fm_components *p, struct fm_publication **list
     json_t *doc;
     *list = NULL;
     *count = 0;
-    json_array_foreach(leases, i, doc)
-    {
-        if (json_array_size(json_object_get(doc, "publish")) > 0 && !is_superseded(leases, doc))
-            add_publications(doc, list, count);
-    }
+    json_array_foreach(leases, i, doc) add_publications(doc, list, count);
     return leases ? 0 : fm_error_result(err);
 }
 

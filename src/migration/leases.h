@@ -38,8 +38,12 @@ int fm_lease_check_ports(const struct fm_container *c, const struct fm_network_s
 void fm_lease_settle(struct fm_components *p, const struct fm_container *c);
 /* The container is gone from this host for good. */
 void fm_lease_release(struct fm_components *p, const struct fm_container *c);
-/* The container runs on `host` from now on. The others hear it soon; *doc (may be NULL) gets a new
- * reference to the document for those who are told at once. */
+/* The same, wherever the lease says that it is. */
+void fm_lease_drop(struct fm_components *p, const struct fm_container *c);
+/* It keeps the address for now; its published ports are another lease's. */
+int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct fm_error *err);
+/* The container runs on `host` from now on, with all of its ports. The others hear it soon; *doc
+ * (may be NULL) gets a new reference to the document for those who are told at once. */
 int fm_lease_move(struct fm_components *p, const struct fm_container *c, const char *host,
                   json_t **doc, struct fm_error *err);
 /* The container does not come here after all: its frames go to where its lease says that it is, or

@@ -10,7 +10,7 @@
 #include "migration/readdress.h"
 #include "wire/frame.h"
 
-#define ANNOUNCE_TIMEOUT_MS 2000
+#define ANNOUNCE_TIMEOUT_MS 1000 /* of each host; somebody waits to be verified */
 /* A client repeats its first packet after a second. */
 #define ACCEPT_PATIENCE_MS 500
 
@@ -45,7 +45,8 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err)
     return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
-/* Those that cannot be reached hear the gratuitous ARP. */
+/* One that is not reached learns of it when it is back (replica.h); until then it sends to the old
+ * host, which passes on what arrives as long as the migration lasts. */
 static void tell_host(struct fm_migration *m, const struct fm_host *host, json_t *lease)
 {
     const struct fm_links *links = &m->parts->links;
@@ -60,11 +61,14 @@ static void tell_host(struct fm_migration *m, const struct fm_host *host, json_t
 }
 
 /* Tells the other hosts of the fabric where the container is now. */
-static void announce(struct fm_migration *m)
+void fm_orchestrator_announce(struct fm_migration *m)
 {
     const struct fm_store *store = &m->parts->store;
     struct fm_error err = {0};
     json_t *moved = NULL;
+    if (!m->has_endpoint || !m->container)
+        return;
+    fm_readdress_switch(m);
     if (fm_lease_move(m->parts, fm_readdress_container(m), m->destination.name, &moved, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
     json_auto_t *lease = moved;
@@ -101,10 +105,8 @@ void fm_orchestrator_switch(struct fm_migration *m)
 {
     struct fm_error ignored = {0}; /* the container runs there, whatever the journal says */
     fm_migration_step(m, FM_STEP_SWITCH, NULL, &ignored);
-    if (!m->has_endpoint)
-        return;
-    switch_here(m);
-    announce(m);
+    if (m->has_endpoint)
+        switch_here(m);
 }
 
 int fm_orchestrator_release(struct fm_migration *m, struct fm_error *err)
@@ -206,8 +208,11 @@ static int prepare_followers(struct fm_migration *m, struct fm_error *err)
     int rc = 0;
     if (!m->has_endpoint || *m->return_of)
         return 0;
-    for (size_t i = 0; i < p->follower_count && rc == 0; i++)
+    for (size_t i = 0; i < p->follower_count && rc == 0; i++) {
         rc = prepare_follower(m, &p->followers[i], journey, err);
+        if (rc == 0)
+            rc = fm_migration_check_cancelled(m, err);
+    }
     return rc;
 }
 
@@ -231,6 +236,26 @@ int fm_orchestrator_follow(struct fm_migration *m, struct fm_error *err)
     return rc;
 }
 
+/* One that took part, and is configured no more. */
+static int find_unknown(const struct fm_migration *m, json_t *journey, struct fm_error *err)
+{
+    const struct fm_components *p = m->parts;
+    const char *name;
+    json_t *before;
+    json_object_foreach(json_object_get(journey, "before"), name, before)
+    {
+        size_t i = 0;
+        while (i < p->follower_count && !fm_streq(p->followers[i].name, name))
+            i++;
+        if (i == p->follower_count)
+            return fm_error_set(err, FM_E_NOT_FOUND,
+                                "'%s' is not configured any more: it still has what the migration "
+                                "had made there; configure it again and restart the daemon",
+                                name);
+    }
+    return 0;
+}
+
 /* The last step of those that take part, in reverse when `back`; of every one of them, whatever
  * another said. Afterwards nobody takes part any more. */
 static int end_following(struct fm_migration *m, bool back, struct fm_error *err)
@@ -238,9 +263,9 @@ static int end_following(struct fm_migration *m, bool back, struct fm_error *err
     const struct fm_components *p = m->parts;
     json_auto_t *journey = known_journey(m);
     struct fm_move move = move_of(m, journey);
-    int first = 0;
     if (!journey)
         return 0;
+    int first = find_unknown(m, journey, err);
     for (size_t i = 0; i < p->follower_count; i++) {
         const struct fm_follower *f = &p->followers[back ? p->follower_count - 1 - i : i];
         const json_t *before = before_of(journey, f);
@@ -266,6 +291,7 @@ int fm_orchestrator_finish(struct fm_migration *m, struct fm_error *err)
 
 int fm_orchestrator_undo(struct fm_migration *m, struct fm_error *err)
 {
+    int rc = end_following(m, true, err);
     fm_readdress_undo(m);
-    return end_following(m, true, err);
+    return rc;
 }

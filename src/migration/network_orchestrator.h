@@ -17,11 +17,13 @@ int fm_orchestrator_prepare(struct fm_migration *m, struct fm_error *err);
 int fm_orchestrator_settle(struct fm_migration *m, struct fm_error *err);
 /* The container stands still: its packets wait. In the freeze. */
 int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err);
-/* It runs on the destination: packets go there, and all hosts hear of it. What fails here is
- * mended by the announcement of the destination, and logged. */
+/* It runs on the destination: packets go there. What fails here is mended by the announcement of
+ * the destination, and logged. */
 void fm_orchestrator_switch(struct fm_migration *m);
 /* The same for followers. */
 int fm_orchestrator_follow(struct fm_migration *m, struct fm_error *err);
+/* All hosts hear of it: each takes a while when it is dead. */
+void fm_orchestrator_announce(struct fm_migration *m);
 /* COMPLETED: nothing of the transition is left, neither here nor at the followers. Tries each of
  * them; the first error is told. */
 int fm_orchestrator_finish(struct fm_migration *m, struct fm_error *err);

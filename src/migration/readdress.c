@@ -84,51 +84,84 @@ static int lease(struct fm_components *p, struct fm_container *c, struct fm_erro
     return rc;
 }
 
-int fm_readdress_plan(struct fm_migration *m, struct fm_error *err)
+/* What the request asks for in plain words. */
+static int check_differs(const struct fm_migration *m, struct fm_error *err)
 {
-    struct fm_components *p = m->parts;
-    if (!*m->options.new_address && !*m->options.new_network)
-        return 0;
+    const struct fm_migration_options *o = &m->options;
+    const char *ip = m->container->ip;
+    size_t len = strcspn(ip, "/");
+    bool same_network = !*o->new_network || fm_streq(o->new_network, network_of(m->container));
+    bool same_ip = strlen(o->new_address) == len && strncmp(o->new_address, ip, len) == 0;
+    return same_network && same_ip
+               ? fm_error_set(err, FM_E_INVALID, "container '%s' has address %s already",
+                              m->container->name, ip)
+               : 0;
+}
+
+static int check_ports(const struct fm_migration *m, struct fm_error *err)
+{
+    const struct fm_migration_options *o = &m->options;
     struct fm_network_spec spec;
-    int rc = check_can_change(m, err);
-    if (rc == 0)
-        rc = fm_networks_find(
-            p, *m->options.new_network ? m->options.new_network : m->container->network, &spec,
-            err);
-    if (rc == 0)
-        rc = fm_lease_check_ports(m->container, &spec, err);
+    int rc = fm_networks_find(m->parts, *o->new_network ? o->new_network : m->container->network,
+                              &spec, err);
+    return rc < 0 ? rc : fm_lease_check_ports(m->container, &spec, err);
+}
+
+/* The journal knows of the lease before there is one, and which one it became. */
+static int take(struct fm_migration *m, struct fm_error *err)
+{
+    bool back = *m->return_of != '\0';
+    int rc = back ? 0 : fm_migration_step(m, FM_STEP_LEASE, NULL, err);
     if (rc < 0)
         return rc;
-    bool back = *m->return_of != '\0';
-    fm_autocontainer struct fm_container *c = back ? make_back(m, err) : make_arrival(m, err);
+    struct fm_container *c = back ? make_back(m, err) : make_arrival(m, err);
     if (!c)
         return fm_error_result(err);
-    rc = back ? 0 : lease(p, c, err);
-    if (rc == 0 && fm_streq(c->ip, m->container->ip) &&
-        fm_streq(network_of(c), network_of(m->container)))
-        return fm_error_set(err, FM_E_INVALID, "container '%s' has address %s already", c->name,
-                            c->ip);
+    rc = back ? 0 : lease(m->parts, c, err);
+    if (rc < 0) {
+        fm_container_free(c);
+        return rc;
+    }
+    m->arrival = c;
+    return fm_migration_step(m, FM_STEP_LEASE,
+                             json_pack("{s:o}", "arrival", fm_container_to_json(c)), err);
+}
+
+int fm_readdress_plan(struct fm_migration *m, struct fm_error *err)
+{
+    if (!*m->options.new_address && !*m->options.new_network)
+        return 0;
+    int rc = check_can_change(m, err);
     if (rc == 0)
-        rc = fm_lifecycle_endpoint(p, c, &m->arrival_endpoint, err);
+        rc = check_differs(m, err);
+    if (rc == 0)
+        rc = check_ports(m, err);
+    if (rc == 0)
+        rc = take(m, err);
+    if (rc == 0)
+        rc = fm_lifecycle_endpoint(m->parts, m->arrival, &m->arrival_endpoint, err);
     if (rc < 0)
         return rc;
-    fm_info(FM_NETWORK_MANAGER, "Container %s gets address %s in network %s.", c->name, c->ip,
-            network_of(c));
-    m->arrival = FM_MOVE(c);
+    fm_info(FM_NETWORK_MANAGER, "Container %s gets address %s in network %s.", m->arrival->name,
+            m->arrival->ip, network_of(m->arrival));
     return 0;
 }
 
 int fm_readdress_recall(struct fm_migration *m, struct fm_error *err)
 {
     json_t *found = NULL;
-    fm_journal_has(m->parts->journal, m->id, FM_STEP_PREPARE, &found);
+    struct fm_error e = {0};
+    fm_journal_has(m->parts->journal, m->id, FM_STEP_LEASE, &found);
     json_auto_t *detail = found;
     const json_t *doc = json_object_get(detail, "arrival");
     if (!json_is_object(doc) || m->arrival)
         return 0;
     m->arrival = fm_container_from_json(doc, err);
-    return m->arrival ? fm_lifecycle_endpoint(m->parts, m->arrival, &m->arrival_endpoint, err)
-                      : fm_error_result(err);
+    if (!m->arrival)
+        return fm_error_result(err);
+    if (fm_lifecycle_endpoint(m->parts, m->arrival, &m->arrival_endpoint, &e) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "The new address of %s: %s.", m->options.container, e.text);
+    return 0;
 }
 
 json_t *fm_readdress_left(const struct fm_migration *m)
@@ -142,6 +175,13 @@ json_t *fm_readdress_left(const struct fm_migration *m)
     return left;
 }
 
+void fm_readdress_switch(struct fm_migration *m)
+{
+    struct fm_error err = {0};
+    if (m->arrival && m->container && fm_lease_yield(m->parts, m->container, &err) < 0)
+        fm_warn(FM_NETWORK_MANAGER, "Ports of %s: %s.", m->container->name, err.text);
+}
+
 void fm_readdress_settle(struct fm_migration *m)
 {
     if (!m->arrival)
@@ -153,6 +193,8 @@ void fm_readdress_settle(struct fm_migration *m)
 
 void fm_readdress_undo(struct fm_migration *m)
 {
-    if (m->arrival)
-        fm_lease_release(m->parts, m->arrival);
+    if (!m->arrival || *m->return_of)
+        return;
+    fm_lease_drop(m->parts, m->arrival);
+    fm_journal_undone(m->parts->journal, m->id, FM_STEP_LEASE, NULL);
 }

@@ -27,6 +27,8 @@ json_t *fm_readdress_left(const struct fm_migration *m);
  * no such document. */
 struct fm_container *fm_readdress_back(const struct fm_container *container, const json_t *left,
                                        struct fm_error *err);
+/* It runs there: the ports are the new lease's. */
+void fm_readdress_switch(struct fm_migration *m);
 /* COMPLETED: the old address is free. */
 void fm_readdress_settle(struct fm_migration *m);
 /* ROLLBACK: the new one is. */

@@ -3,12 +3,14 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/readdress.h"
 #include "wire/frame.h"
 
 #define WITNESSES_MAX 3
+#define ASK_MS 4000 /* of all of them */
 #define CONNECT_TIMEOUT_MS 1000
 #define ANSWER_TIMEOUT_MS 5000
 
@@ -83,6 +85,7 @@ int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
     const struct fm_store *store = &m->parts->store;
     json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
     struct fm_error denied = {0};
+    uint64_t until = fm_now_ms() + ASK_MS;
     unsigned asked = 0;
     size_t i;
     json_t *doc;
@@ -91,16 +94,23 @@ int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
     json_array_foreach(hosts, i, doc)
     {
         struct fm_host host;
-        if (asked == WITNESSES_MAX || fm_host_from_json(doc, &host, NULL) < 0 ||
-            fm_streq(host.name, m->parts->host) || fm_streq(host.name, m->destination.name))
+        if (asked == WITNESSES_MAX || fm_now_ms() >= until ||
+            fm_host_from_json(doc, &host, NULL) < 0 || fm_streq(host.name, m->parts->host) ||
+            fm_streq(host.name, m->destination.name))
             continue;
         int found = ask_host(m, &host, &denied);
         if (found > 0)
             return 0;
         asked += found == 0;
     }
+    /* One alone may have troubles of its own. */
+    if (asked < 2 && ask_self(m, err) == 0) {
+        if (asked)
+            fm_warn(FM_NETWORK_MANAGER, "%s.", denied.text);
+        return 0;
+    }
     if (asked == 0)
-        return ask_self(m, err);
+        return -(int)err->code;
     *err = denied;
     return -FM_E_FAILED;
 }

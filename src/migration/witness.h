@@ -5,8 +5,8 @@
 #include "migration/migration.h"
 
 /* VERIFICATION: asks up to three hosts that are neither source nor destination; this one when there
- * is none. One that finds the container is enough, since any other may have troubles of its own.
- * FM_E_FAILED: none of them does, and what the last one said. */
+ * is none, or only one. One that finds the container is enough, since any other may have troubles
+ * of its own. FM_E_FAILED: none of them does, and what the last one said. */
 int fm_witness_ask(struct fm_migration *m, struct fm_error *err);
 /* The answer to such a question, {"network","ip","mac"}: {"latency_us"}; new reference. */
 json_t *fm_witness_answer(struct fm_components *p, const json_t *body, struct fm_error *err);
