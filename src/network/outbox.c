@@ -99,6 +99,19 @@ unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
     return sent;
 }
 
+unsigned fm_outbox_send_as(int outbox, int bridge, const uint8_t mac[6], const uint8_t from[6])
+{
+    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
+    uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
+    unsigned sent = 0;
+    ssize_t len;
+    while ((len = next_frame(outbox, mac, buffer)) >= 0) {
+        memcpy(frame + 6, from, 6);
+        sent += !is_for_many(buffer) && send_frame(outbox, bridge, buffer, (size_t)len);
+    }
+    return sent;
+}
+
 struct rest {
     int outbox, bridge;
     struct fm_frame_queue frames;

@@ -24,8 +24,11 @@ void fm_outbox_stop(int outbox);
 /* Sends what was collected from this MAC through the bridge, in order; returns the number of
  * frames. */
 unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
-/* The same, and closes it; what is for everybody on the bridge, perhaps hundreds, follows in a
- * thread that the caller does not wait for. */
+/* The same when the container is elsewhere already: what is for one receiver only, and under the
+ * MAC `from`, or switches would learn the old place again. */
+unsigned fm_outbox_send_as(int outbox, int bridge, const uint8_t mac[6], const uint8_t from[6]);
+/* As fm_outbox_send, and closes it; what is for everybody on the bridge, perhaps hundreds, follows
+ * in a thread that the caller does not wait for. */
 void fm_outbox_finish(int outbox, int bridge, const uint8_t mac[6]);
 /* close(2) of a packet socket that the caller does not wait for. */
 void fm_outbox_close_later(int outbox);

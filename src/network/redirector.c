@@ -70,6 +70,7 @@ struct fm_hold {
     pthread_t thread;
     pthread_mutex_t lock; /* everything below */
     enum hold_state state;
+    bool has_spoken; /* the last words went out */
     struct fm_frame_queue queue;
     struct fm_hold_counters counters;
     uint8_t buffer[FRAME_MAX];
@@ -174,8 +175,10 @@ static void send_last_words(struct fm_hold *hold)
     uint64_t expirations;
     pthread_mutex_lock(&hold->lock);
     if (read(hold->last_words_fd, &expirations, sizeof(expirations)) > 0 &&
-        hold->state == HOLD_HOLDING)
+        hold->state == HOLD_HOLDING) {
         fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
+        hold->has_spoken = true;
+    }
     pthread_mutex_unlock(&hold->lock);
 }
 
@@ -503,6 +506,9 @@ int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_er
         hold->state = HOLD_FORWARD;
         fm_capture_forward(hold->capture, &hold->counters);
     } else if (hold->state == HOLD_HOLDING) {
+        if (!hold->has_spoken) /* a hold shorter than the timer */
+            fm_outbox_send_as(hold->outbox, hold->port.net->bridge_index, hold->port.mac,
+                              hold->bridge_mac);
         drain_tap(hold, hold->limits.max_frames);
         hold->state = HOLD_FORWARD;
         flush_queue(hold);

@@ -192,6 +192,47 @@ static void test_no_leak_during_hold(void **state)
     stop_hosts();
 }
 
+/* What it had to say just before counts as said, however short the hold is. */
+static void last_words_arrive(bool commit)
+{
+    struct scene s = stage_all(false);
+    struct sockaddr_storage to;
+    socklen_t len = net_address(CLIENT_IP, PORT, &to);
+    fm_autoclose int listener = lab_socket(s.client, AF_INET, SOCK_DGRAM);
+    fm_autoclose int speaker = lab_socket(s.a, AF_INET, SOCK_DGRAM);
+    struct timeval patience = {.tv_usec = 300000};
+    setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    assert_int_equal(bind(listener, (struct sockaddr *)&to, len), 0);
+    char byte = 0;
+    sendto(speaker, &byte, 1, 0, (struct sockaddr *)&to, len);
+    assert_int_equal(recv(listener, &byte, 1, 0), 1);
+
+    CALL(host_a, LAB_HOLD_PREPARE, SERVER);
+    CALL(host_a, LAB_HOLD_ENGAGE);
+    sendto(speaker, &byte, 1, 0, (struct sockaddr *)&to, len);
+    if (commit) {
+        CALL(host_b, LAB_ACTIVATE, SERVER);
+        forward_to_b();
+    } else {
+        CALL(host_a, LAB_HOLD_RELEASE);
+    }
+    assert_int_equal(recv(listener, &byte, 1, 0), 1);
+    if (commit) { /* from then on it is silent */
+        sendto(speaker, &byte, 1, 0, (struct sockaddr *)&to, len);
+        assert_true(recv(listener, &byte, 1, 0) < 0);
+    }
+    CALL(host_a, LAB_HOLD_END);
+    assert_true(recv(listener, &byte, 1, 0) < 0); /* once */
+    stop_hosts();
+}
+
+static void test_last_words(void **state)
+{
+    (void)state;
+    last_words_arrive(true);
+    last_words_arrive(false);
+}
+
 static void test_daemon_dies_in_hold(void **state)
 {
     (void)state;
@@ -563,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_nothing_is_left),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_no_leak_during_hold),
+        cmocka_unit_test(test_last_words),
         cmocka_unit_test(test_daemon_dies_in_hold),
         cmocka_unit_test(test_back_at_once),
         cmocka_unit_test(test_limits),
