@@ -22,9 +22,10 @@ struct fm_deposit_item {
     uint32_t slot;  /* of the pager's state, or one of those below */
     uint64_t serial;
 };
-#define FM_DEPOSIT_MARK UINT32_MAX       /* no descriptor, `serial` tells it from others */
-#define FM_DEPOSIT_FORK (UINT32_MAX - 1) /* of a child that has no slot yet; `serial`: the event   \
-                                          */
+/* No descriptor; `serial` tells it from others. */
+#define FM_DEPOSIT_MARK UINT32_MAX
+/* Of a child that has no slot yet; `serial` is the event of its fork. */
+#define FM_DEPOSIT_FORK (UINT32_MAX - 1)
 
 /* Makes one in the calling process, with close-on-exec and a number that is out of the way. -1 with
  * errno. */

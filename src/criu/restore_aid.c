@@ -29,7 +29,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "criu/preload.h"
 #include "base/deposit.h"
 
@@ -198,21 +197,22 @@ static ssize_t send_with(sendmsg_fn next, int socket, const struct msghdr *messa
     return next(socket, &longer, flags);
 }
 
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 ssize_t sendmsg(int socket, const struct msghdr *message, int flags)
 {
     sendmsg_fn next = (sendmsg_fn)dlsym(RTLD_NEXT, "sendmsg");
-    fm_autoclose int deposit = -1;
-    ssize_t n;
+    int deposit = -1;
+    ssize_t n = -1;
 
     if (getpid() == 1 && has_one_descriptor(message) && leads_to_pager(socket))
         deposit = fm_deposit_make();
-    if (deposit < 0) /* fewer deaths are survived then */
-        return next(socket, message, flags);
-    n = send_with(next, socket, message, flags, deposit);
-    if (n < 0)
-        return next(socket, message, flags);
-    deposit = -1; /* stays open */
-    return n;
+    if (deposit >= 0)
+        n = send_with(next, socket, message, flags, deposit);
+    if (n >= 0)
+        return n; /* it stays open */
+    if (deposit >= 0)
+        close(deposit);
+    return next(socket, message, flags); /* fewer deaths are survived then */
 }
 
 /* Back in its own mount namespace, where nothing is mounted there. */

@@ -2,8 +2,9 @@
  * memory is still in the page store.
  *
  * It listens at <work dir>/lazy-pages.socket for CRIU, takes each task's userfaultfd, and fills the
- * memory: faults first, the rest in the background. The daemon keeps duplicates of the descriptors:
- * when the pager dies, the tasks stand still instead of seeing zeroes, and a new pager goes on. */
+ * memory: faults first, the rest in the background. The daemon keeps duplicates of the descriptors,
+ * and so does the container's init (base/deposit.h): when the pager dies, even together with the
+ * daemon, the tasks stand still instead of seeing zeroes, and a new pager goes on. */
 #ifndef FM_STATE_PAGER_H
 #define FM_STATE_PAGER_H
 
@@ -31,7 +32,8 @@ struct fm_pager;
 /* Returns when it listens. */
 struct fm_pager *fm_pager_start(const struct fm_pager_spec *spec, struct fm_error *err);
 /* Finds one that an earlier daemon started, also when it has come to its end since (the first
- * status is then `done`; known from a note in the store). FM_E_NOT_FOUND: there was none, or it was
+ * status is then `done`; known from a note in the store). For one that was killed with its daemon
+ * another goes on with what the container has kept. FM_E_NOT_FOUND: there was none, or it was
  * ended. FM_E_FAILED: it has died, as fm_pager_wait says it. */
 struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error *err);
 /* Waits for a change of the status at most so long. Restarts a pager that has died; FM_E_FAILED

@@ -202,7 +202,7 @@ void world_remove(struct world *w)
 
         fm_cleanup_close(&t->go);
         fm_cleanup_close(&t->report);
-        kill(t->pid, SIGKILL);
+        kill(-t->pid, SIGKILL); /* with what it has forked */
         waitpid(t->pid, NULL, 0);
     }
     fm_cleanup_close(&w->lazy);
@@ -292,6 +292,7 @@ static void be_task(struct world *w, int32_t inner_pid, uint64_t pages, task_bod
     char byte = '+';
     int fd;
 
+    setpgid(0, 0);
     keep_only(w->lazy, go, report, (int)argument);
     if (memory == MAP_FAILED)
         _exit(103);

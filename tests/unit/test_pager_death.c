@@ -11,9 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+#include "base/deposit.h"
 #include "pager_fuzz.h"
 #include "state/pager_state.h"
 
@@ -392,7 +396,7 @@ static void test_everybody_killed_while_it_forks(void **state)
     unsigned int revived = 0;
 
     (void)state;
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 2; i++)
         revived += everybody_killed(fuzz_memory, 8000, true);
     assert_true(revived > 0);
 }
@@ -424,6 +428,58 @@ static void test_everybody_killed_in_post_copy(void **state)
     world_send_all(&s);
     assert_int_equal(world_wait_done(&w).missing_bytes, 0);
     world_results(&w);
+    world_remove(&w);
+}
+
+/* What a container could put in besides: for slots that there are and that there are not, no
+ * userfaultfds, and no items at all. */
+static void spoil_deposit(const struct world_task *t)
+{
+    fm_autoclose int pidfd = pidfd_open(t->pid, 0);
+    fm_autoclose int deposit = pidfd_getfd(pidfd, world_deposit_of(t), 0);
+    int ends[2];
+
+    assert_true(deposit >= 0);
+    assert_return_code(pipe(ends), errno);
+    for (uint32_t i = 0; i < 200; i++) {
+        const struct fm_deposit_item item = {.slot = i < 100 ? i : UINT32_MAX - i, .serial = i % 4};
+
+        assert_return_code(fm_deposit_put(deposit, &item, ends, i % 3), errno);
+        assert_true(send(deposit, "nonsense, longer than an item", i % 30, 0) >= 0);
+    }
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void test_spoilt_deposit(void **state)
+{
+    struct world_source s = {.inner_pid = 1, .pages = 3000, .every = 5};
+    struct fm_error err = {0};
+    struct world w;
+
+    (void)state;
+    world_make(&w);
+    s.world = &w;
+    world_store(&w, 1, s.pages, s.every);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, s.pages, touch_missing, 0);
+    spoil_deposit(&w.tasks[0]);
+    world_resume(&w);
+    wait_resumed(&w);
+    spoil_deposit(&w.tasks[0]);
+    kill_everybody(&w);
+    w.pager = fm_pager_find(&w.spec, &err);
+    if (!w.pager)
+        fail_msg("%s", err.text);
+    spoil_deposit(&w.tasks[0]);
+    fm_pager_set_want(w.pager, world_on_want, &s);
+    while (s.wanted == 0)
+        assert_return_code(fm_pager_wait(w.pager, 100, NULL, &err), 0);
+    world_send_all(&s);
+    world_wait_done(&w);
+    world_results(&w);
+    assert_int_equal(world_deposit_of(&w.tasks[0]), -1);
     world_remove(&w);
 }
 
@@ -516,6 +572,7 @@ int main(void)
         cmocka_unit_test(test_everybody_killed),
         cmocka_unit_test(test_everybody_killed_while_it_forks),
         cmocka_unit_test(test_everybody_killed_in_post_copy),
+        cmocka_unit_test(test_spoilt_deposit),
         cmocka_unit_test(test_nothing_kept),
         cmocka_unit_test(test_pager_that_lives),
     };
