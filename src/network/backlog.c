@@ -112,10 +112,11 @@ int fm_backlog_await(int fd, uint64_t patience_ms, struct fm_error *err)
         if (rc < 0 || (!b.waiting && (!b.half_open || waited >= HALF_OPEN_MS)))
             return rc;
         if (waited >= patience_ms)
-            return fm_error_set(err, FM_E_TIMEOUT,
-                                "%u connections to port %u wait to be accepted by the container, "
-                                "which cannot move along (waited %" PRIu64 " ms)",
-                                b.waiting, b.port, patience_ms);
+            return fm_error_set(
+                err, FM_E_TIMEOUT,
+                "connections to port %u wait to be accepted by the container (%u after "
+                "%" PRIu64 " ms), and cannot move along: try again when it does",
+                b.port, b.waiting, patience_ms);
         poll(NULL, 0, PAUSE_MS);
     }
 }
