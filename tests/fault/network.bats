@@ -151,9 +151,20 @@ blue_of()
     damaged d "" ip link del "fmx$id"
     damaged "$source" "is not published" nft delete table inet fleximigrate
     damaged "$destination" "host's own address" ip link del "fmh$id"
+
+    # Where it runs; its client, on the third host's port, has to wait a little.
+    local port
+    port=$(on "$source" ip -o -d link | sed -n 's/^[0-9]*: \(fm[0-9a-f]*\)@.*alias fleximigrate redis .*/\1/p')
+    client_start "$ip"
+    damaged "$source" "port of container 'redis' is closed" bridge fdb del "$mac" dev "$port" master
+    damaged "$source" "port of container 'redis' is closed" bridge link set dev "$port" state 0
+    damaged "$source" "port of container 'redis' is closed" ip link set "$port" down
+    damaged "$source" "'redis' has no port in network 'blue'" ip link set "$port" nomaster
+    damaged "$source" "'redis' has no port in network 'blue'" ip link del "$port"
+    damaged "$source" "'redis' has no port in network 'blue'" ip link del "fmb$id"
+    assert_client_served
     assert_verified a b d
 
-    client_start "$ip"
     run -0 cluster_cli "$source" -q migrate redis --to "host-$destination"
     assert_sound "$destination"
     assert_client_unharmed
