@@ -278,9 +278,9 @@ const struct cli_command cli_network_commands[] = {
      .arguments = "",
      .options = none,
      .example = "fleximigrate network repair",
-     .notes =
-         "Ports of running containers are left as they are. Exit status: 0 done; 1 some of it\n"
-         "did not work.",
+     .notes = "Containers run on, and keep their connections. Exit status: 0 done; 1 some of it "
+              "did not\n"
+              "work, or differs all the same.",
      .run = repair},
     {.name = NULL},
 };

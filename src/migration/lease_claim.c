@@ -194,10 +194,28 @@ static json_t *conflict_with_containers(struct fm_components *p, const struct fm
     return NULL;
 }
 
+/* A port that this host itself serves, such as the daemon's own, or SSH. */
+static json_t *conflict_with_programs(struct fm_components *p, const struct fm_lease *lease)
+{
+    const struct fm_network *n = &p->network;
+    struct fm_publish one;
+    for (size_t i = 0; n->ops->port_in_use && i < lease->publish.count; i++) {
+        if (fm_publish_parse(lease->publish.items[i], &one, NULL) < 0 ||
+            !n->ops->port_in_use(n->ctx, one.protocol, one.host_port))
+            continue;
+        fm_autofree char *own = fm_strf("host:%s", p->host);
+        fm_autofree char *what = fm_strf("port %u/%s", one.host_port, one.protocol);
+        return json_pack("{s:s, s:s, s:s}", "owner", own, "host", p->host, "what", what);
+    }
+    return NULL;
+}
+
 json_t *fm_lease_conflict(struct fm_components *p, const struct fm_lease *lease, bool settled)
 {
     json_t *conflict = conflict_with_leases(p, lease, settled);
-    return conflict ? conflict : conflict_with_containers(p, lease);
+    if (!conflict)
+        conflict = conflict_with_containers(p, lease);
+    return conflict || settled ? conflict : conflict_with_programs(p, lease);
 }
 
 int fm_claim_refuse(const json_t *conflict, struct fm_error *err)

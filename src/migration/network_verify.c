@@ -8,7 +8,9 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "migration/incoming.h"
+#include "migration/lifecycle.h"
 #include "network/address.h"
+#include "network/netns.h"
 
 #define DIFFERENCES_MAX 1000
 
@@ -211,20 +213,23 @@ static void compare_port(struct comparison *c, const char *network, const json_t
         differ(c, "the port of container '%s' is closed", owner);
 }
 
+/* A lease whose container has a port here. One without a record is a difference already; a found
+ * one has its owner's port. */
+static bool has_port(const struct comparison *c, const json_t *lease)
+{
+    const json_t *record = json_object_get(c->here, text(lease, "owner"));
+    return is_container(lease) && fm_streq(text(lease, "host"), c->p->host) && record &&
+           !json_is_true(json_object_get(record, "found")) &&
+           !json_object_get(c->moving, text(lease, "owner"));
+}
+
 static void compare_ports(struct comparison *c, const char *network, const json_t *ports)
 {
     size_t i;
     json_t *doc;
-    json_array_foreach(c->leases, i, doc)
-    {
-        /* One without a record is a difference already; a found one has its owner's port. */
-        const json_t *record = json_object_get(c->here, text(doc, "owner"));
-        if (is_container(doc) && fm_streq(text(doc, "network"), network) &&
-            fm_streq(text(doc, "host"), c->p->host) && record &&
-            !json_is_true(json_object_get(record, "found")) &&
-            !json_object_get(c->moving, text(doc, "owner")))
-            compare_port(c, network, doc, ports);
-    }
+    json_array_foreach(c->leases, i,
+                       doc) if (fm_streq(text(doc, "network"), network) && has_port(c, doc))
+        compare_port(c, network, doc, ports);
     json_array_foreach(ports, i, doc)
     {
         const char *name = text(doc, "container");
@@ -449,6 +454,40 @@ static void forget_remotes(struct comparison *c, struct repair *r)
     }
 }
 
+/* The container runs on in its namespace, and keeps its connections. */
+static int restore_port(struct fm_components *p, const char *name, struct fm_error *err)
+{
+    fm_autocontainer struct fm_container *container = NULL;
+    struct fm_endpoint endpoint;
+    bool has_endpoint = false;
+    int rc = fm_lifecycle_record(p, name, &container, &endpoint, &has_endpoint, err);
+    if (rc < 0 || !has_endpoint)
+        return rc;
+    if (!fm_netns_exists(endpoint.netns))
+        return fm_error_set(err, FM_E_FAILED, "its network namespace %s is gone: start it again",
+                            endpoint.netns);
+    return p->network.ops->stage(p->network.ctx, &endpoint, true, err);
+}
+
+/* Only those that differ. */
+static void repair_ports(struct comparison *c, struct repair *r)
+{
+    size_t i;
+    json_t *lease;
+    json_array_foreach(c->leases, i, lease)
+    {
+        const char *network = text(lease, "network"), *owner = text(lease, "owner");
+        const json_t *there = find(json_object_get(c->kernel, "networks"), "name", network);
+        size_t known = json_array_size(c->differences);
+        struct fm_error err = {0};
+        if (!there || !has_port(c, lease))
+            continue;
+        compare_port(c, network, lease, json_object_get(there, "ports"));
+        if (json_array_size(c->differences) > known)
+            note(r, restore_port(c->p, owner, &err), owner, &err);
+    }
+}
+
 /* With the lock held: no lease moves meanwhile. */
 static void repair_kernel(struct comparison *c, struct repair *r)
 {
@@ -460,6 +499,7 @@ static void repair_kernel(struct comparison *c, struct repair *r)
         p->network.ops->describe ? p->network.ops->describe(p->network.ctx, &err) : NULL;
     c->kernel = kernel;
     forget_remotes(c, r);
+    repair_ports(c, r);
     repair_leases(c, r);
     note(r, fm_leases_publish(p, &err), "published ports", &err);
     c->kernel = NULL;
@@ -478,8 +518,10 @@ json_t *fm_networks_repair(struct fm_components *p, struct fm_error *err)
     if (rc == 0)
         repair_kernel(&c, &r);
     pthread_mutex_unlock(&p->networks->lock);
-    if (rc < 0)
+    json_auto_t *after = rc < 0 ? NULL : fm_networks_verify(p, err);
+    if (!after)
         return NULL;
+    json_array_extend(problems, json_object_get(after, "differences"));
     return json_pack("{s:b, s:I, s:O}", "ok", (int)(json_array_size(problems) == 0), "applied",
                      r.applied, "problems", problems);
 }

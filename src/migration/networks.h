@@ -43,8 +43,8 @@ int fm_networks_adopt(struct fm_components *p, const json_t *doc, bool make, str
 /* Compares the kernel with the registry: {"ok":bool,"differences":["…"],"checked":["registry",
  * "kernel"]}. Changes nothing. */
 json_t *fm_networks_verify(struct fm_components *p, struct fm_error *err);
-/* Makes this host as the registry says; containers' ports are left as they are. {"ok":bool,
- * "applied":n,"problems":["…"]}. */
+/* Makes this host as the registry says; what differs all the same is a problem. Containers run on.
+ * {"ok":bool,"applied":n,"problems":["…"]}. */
 json_t *fm_networks_repair(struct fm_components *p, struct fm_error *err);
 
 /* The answer to a FABRIC request of another host, other than "set"; new reference. */

@@ -14,8 +14,7 @@ struct fm_backlog {
     uint16_t port;      /* one where connections wait */
 };
 
-/* A descriptor that looks into the namespace at `path`. */
-int fm_backlog_open(const char *path, struct fm_error *err);
+/* `fd`: fm_sock_diag_open. */
 int fm_backlog_look(int fd, struct fm_backlog *backlog, struct fm_error *err);
 /* Looks until nobody waits any more; FM_E_TIMEOUT names a port where somebody still does. Clients
  * that leave a connection half open are waited for a moment only. */

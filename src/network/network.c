@@ -16,6 +16,7 @@
 #include "network/networks.h"
 #include "network/published.h"
 #include "network/outbox.h"
+#include "network/port_in_use.h"
 #include "network/redirector.h"
 #include "network/verifier.h"
 
@@ -102,6 +103,12 @@ static int op_publish(void *ctx, const struct fm_publication *list, size_t count
     int rc = fm_published_apply(fabric, list, count, err);
     pthread_mutex_unlock(&fabric->make);
     return rc < 0 ? fm_error_prefix(err, "cannot publish ports") : 0;
+}
+
+static bool op_port_in_use(void *ctx, const char *protocol, uint16_t port)
+{
+    (void)ctx;
+    return fm_port_in_use(protocol, port);
 }
 
 static json_t *op_describe(void *ctx, struct fm_error *err)
@@ -486,6 +493,7 @@ const struct fm_network_ops fm_fabric_ops = {
     .undefine = op_undefine,
     .host_address = op_host_address,
     .publish = op_publish,
+    .port_in_use = op_port_in_use,
     .describe = op_describe,
     .neighbours = op_neighbours,
     .set_neighbours = op_set_neighbours,

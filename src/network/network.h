@@ -91,6 +91,9 @@ struct fm_network_ops {
     /* Makes exactly these the published ports of this host, in one transaction. */
     int (*publish)(void *ctx, const struct fm_publication *list, size_t count,
                    struct fm_error *err);
+    /* True when a program of this host listens on the port, which then cannot be published. NULL:
+     * not looked at. */
+    bool (*port_in_use)(void *ctx, const char *protocol, uint16_t port);
     /* What the kernel has of all this, {"networks":[{"name","mode","mtu","devices":[{"name","kind",
      * "mtu","up"}],"remotes":[{"mac","host"}],"peers":[host…],"ports":[{"container","ip","ip6",
      * "mac","open"}],"host_address":[…]}],"publications":[…],"whole"}; new

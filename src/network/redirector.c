@@ -35,6 +35,7 @@
 #include "network/capture.h"
 #include "network/frame_queue.h"
 #include "network/outbox.h"
+#include "network/sock_diag.h"
 
 #define DEFAULT_BYTES (16u << 20)
 #define DEFAULT_FRAMES 16384u
@@ -429,7 +430,7 @@ int fm_hold_settle(struct fm_hold *hold, const struct fm_endpoint *ep, uint64_t 
     struct fm_backlog backlog;
     if (hold->capture) /* takes all or nothing */
         return 0;
-    fm_autoclose int fd = fm_backlog_open(ep->netns, err);
+    fm_autoclose int fd = fm_sock_diag_open(ep->netns, err);
     int rc = fd < 0 ? fd : fm_backlog_look(fd, &backlog, err);
     if (rc < 0 || !backlog.listening)
         return rc;

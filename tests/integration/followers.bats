@@ -411,3 +411,43 @@ told()
     run -0 cluster_cli a -q migrate web --to host-b
     [ ! -e "$FM_WORK/command.log" ]
 }
+
+# --- DNS ---
+
+zone_serial()
+{
+    on d dig +short +tcp @"$edge" -p 5353 example.test SOA | cut -d' ' -f3
+}
+
+@test "DNS: nothing is sent when the address moves along" {
+    local secret=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= serial
+    mkdir -p "$FM_WORK/named"
+    cat >"$FM_WORK/named/named.conf" <<END
+options { directory "$FM_WORK/named"; listen-on port 5353 { $edge; }; listen-on-v6 { none; }; recursion no;
+    dnssec-validation no; notify no; pid-file none; session-keyfile none; lock-file none; };
+controls { };
+key fm { algorithm hmac-sha256; secret "$secret"; };
+zone example.test { type primary; file "zone"; allow-update { key fm; }; };
+END
+    printf '%s\n' '$TTL 300' '@ SOA ns.example.test. admin.example.test. 1 3600 600 86400 60' \
+        '@ NS ns.example.test.' "ns A $edge" "web A $ip" >"$FM_WORK/named/zone"
+    server_start named d named -g -c "$FM_WORK/named/named.conf"
+    until_true eval '[ "$(zone_serial)" = 1 ]'
+    followers_are <<END
+dns: {server: $edge, port: 5353, zone: example.test, key_name: fm, secret: $secret}
+END
+    run_web
+    run -0 cluster_cli a -q migrate web --to host-b
+    [ "$(zone_serial)" = 1 ]
+    [ "$(on d dig +noall +answer @"$edge" -p 5353 web.example.test A | awk '{ print $2, $5 }')" = "300 $ip" ]
+    run -1 grep "updating zone" "$FM_WORK/named.log"
+    # An update would have shown.
+    on d nsupdate -y "hmac-sha256:fm:$secret" <<END
+server $edge 5353
+update add other.example.test 300 A 10.0.0.1
+send
+END
+    serial=$(zone_serial)
+    [ "$serial" -gt 1 ]
+    grep -q "updating zone" "$FM_WORK/named.log"
+}

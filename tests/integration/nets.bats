@@ -269,6 +269,23 @@ room_in()
     [[ $stderr == *"port 80/tcp is published twice"* ]]
     nothing_made
 
+    local host
+    for host in a b; do # the daemons' own port, on the host that is asked, or on every one
+        refused 4 $host run --name one --image "$(root_of busybox)" --network default --publish 7441:80 -- sleep 1000
+        [[ $stderr == *"port 7441/tcp belongs to host host-$host itself; choose another"* ]] || fail "$stderr"
+    done
+    server_start echo c busybox httpd -f -p 8090 -h "$FM_WORK"
+    server_start inside c busybox httpd -f -p 127.0.0.1:8091 -h "$FM_WORK" # nobody comes to it from elsewhere
+    until_true on c bash -c '</dev/tcp/127.0.0.1/8090 && </dev/tcp/127.0.0.1/8091'
+    refused 4 a run --name one --image "$(root_of busybox)" --network default --publish 8090:80 -- sleep 1000
+    [[ $stderr == *"port 8090/tcp belongs to host host-c itself; choose another"* ]] || fail "$stderr"
+    nothing_made
+    start c one --network default --publish 8090:80/udp --publish 8091:80
+    cluster_cli c -q container remove --force one
+    server_kill echo
+    server_kill inside
+    nothing_made
+
     start a one --network default --publish 8080:80 --publish 8080:80/udp
     refused 4 a run --name two --image "$(root_of busybox)" --network default --publish 8080:90 -- sleep 1000
     [[ $stderr == *"port 8080/tcp belongs to container 'one' on host-a; choose another"* ]]

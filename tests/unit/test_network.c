@@ -290,6 +290,48 @@ static void test_what_a_hold_keeps(void **state)
         assert_int_equal(fm_hold_classify(frame, cut, &both), FM_HOLD_NOT_OURS);
 }
 
+/* A frame whose IP header has `head` bytes, from `start` on, and TCP flags. */
+static size_t knock(uint8_t frame[128], const uint8_t *start, size_t given, size_t head,
+                    uint8_t flags)
+{
+    memset(frame, 0, 128);
+    frame[12] = head == 40 ? 0x86 : 0x08;
+    frame[13] = head == 40 ? 0xdd : 0x00;
+    memcpy(frame + 14, start, given);
+    frame[14 + head + 13] = flags;
+    return 14 + head + 20;
+}
+
+static void test_what_begins_a_connection(void **state)
+{
+    (void)state;
+    enum { SYN = 0x02, RST = 0x04, ACK = 0x10, ECE = 0x40, CWR = 0x80 };
+    static const uint8_t tcp[10] = {0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6};
+    static const uint8_t options[10] = {0x46, 0, 0, 44, 0, 0, 0, 0, 64, 6};
+    static const uint8_t fragment[10] = {0x45, 0, 0, 40, 0, 0, 0x20, 9, 64, 6};
+    static const uint8_t udp[10] = {0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17};
+    static const uint8_t tcp6[8] = {0x60, 0, 0, 0, 0, 20, 6, 64};
+    static const uint8_t udp6[8] = {0x60, 0, 0, 0, 0, 20, 17, 64};
+    static const uint8_t broken[10] = {0x4f, 0, 0, 40, 0, 0, 0, 0, 64, 6};
+    uint8_t frame[128];
+
+    size_t len = knock(frame, tcp, sizeof(tcp), 20, SYN);
+    assert_true(fm_hold_is_knock(frame, len));
+    for (size_t cut = 0; cut < 14 + 20 + 14; cut++)
+        assert_false(fm_hold_is_knock(frame, cut));
+    assert_true(fm_hold_is_knock(frame, knock(frame, tcp, sizeof(tcp), 20, SYN | ECE | CWR)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, tcp, sizeof(tcp), 20, SYN | ACK)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, tcp, sizeof(tcp), 20, ACK)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, tcp, sizeof(tcp), 20, RST)));
+    assert_true(fm_hold_is_knock(frame, knock(frame, options, sizeof(options), 24, SYN)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, fragment, sizeof(fragment), 20, SYN)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, udp, sizeof(udp), 20, SYN)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, broken, sizeof(broken), 20, SYN)));
+    assert_true(fm_hold_is_knock(frame, knock(frame, tcp6, sizeof(tcp6), 40, SYN)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, tcp6, sizeof(tcp6), 40, SYN | ACK)));
+    assert_false(fm_hold_is_knock(frame, knock(frame, udp6, sizeof(udp6), 40, SYN)));
+}
+
 static void test_health_check_targets(void **state)
 {
     (void)state;
@@ -345,6 +387,7 @@ int main(void)
         cmocka_unit_test(test_gratuitous_arp),
         cmocka_unit_test(test_neighbour_advertisement),
         cmocka_unit_test(test_what_a_hold_keeps),
+        cmocka_unit_test(test_what_begins_a_connection),
         cmocka_unit_test(test_health_check_targets),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
