@@ -40,6 +40,10 @@ bench:
 	@$(MAKE) --no-print-directory all
 	tests/bench/run
 
+bench-network: deps
+	@$(MAKE) --no-print-directory all
+	tests/bench/network
+
 sanitize:
 	scripts/sanitize
 
@@ -55,4 +59,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-sanitize build-lint build-fuzz
 
-.PHONY: all deps demo test test-full test-fault test-soak test-model bench sanitize fuzz lint install clean
+.PHONY: all deps demo test test-full test-fault test-soak test-model bench bench-network sanitize fuzz lint install clean

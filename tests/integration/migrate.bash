@@ -35,14 +35,15 @@ show()
     echo "# $*" >&3
 }
 
-# client NAME PROGRAM ARGUMENT…: a workload on host c, whose output is $FM_WORK/NAME.out. Waits until its traffic
-# flows; the programs take --ready-file.
+# client NAME PROGRAM ARGUMENT…: a workload on host c (or $client_host, there behind the command client_enter), whose
+# output is $FM_WORK/NAME.out. Waits until its traffic flows; the programs take --ready-file.
 client()
 {
     local name=$1 program=$2
     shift 2
     rm -f "$FM_WORK/$name.ready"
-    (exec "$top/scripts/hosts" exec "$cluster_prefix" c -- "$FM_BUILD/tests/workloads/$program" "$@" \
+    (exec "$top/scripts/hosts" exec "$cluster_prefix" "${client_host:-c}" -- "${client_enter[@]}" \
+        "$FM_BUILD/tests/workloads/$program" "$@" \
         --ready-file "$FM_WORK/$name.ready" >"$FM_WORK/$name.out" 2>"$FM_WORK/$name.err" 3>&- 4>&-) &
     echo $! >"$FM_WORK/$name.pid"
     until_true test -e "$FM_WORK/$name.ready"
@@ -86,7 +87,7 @@ clients_kill()
     local file
     for file in "$FM_WORK"/*.pid; do
         case ${file##*/} in
-        a.pid | b.pid) ;; # the daemons
+        [a-h].pid) ;; # the daemons
         *)
             kill -KILL "$(cat "$file")" 2>/dev/null || true
             rm -f "$file"
