@@ -324,8 +324,6 @@ static void ask_sink(struct probe *probe)
 static void run(struct probe *probe)
 {
     probe->last_reply_us = wl_now_us();
-    for (uint64_t i = 0; i < probe->connection_count; i++)
-        probe->connections[i].last_reply_us = probe->last_reply_us;
     if (probe->mode == ONEWAY)
         wl_ready(probe->ready_file);
     send_in_pace(probe);
@@ -460,6 +458,7 @@ static void open_sockets(struct probe *probe)
         if (fd < 0)
             wl_die("cannot connect: %s", strerror(errno));
         probe->connections[i].stream.fd = fd;
+        probe->connections[i].last_reply_us = wl_now_us();
         if (probe->mode != ONEWAY)
             watch(probe, fd, EPOLLIN, i, EPOLL_CTL_ADD);
     }
