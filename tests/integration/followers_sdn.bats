@@ -47,6 +47,7 @@ teardown_file()
 setup()
 {
     [ -e "$FM_WORK/controller.server" ] || controller_start
+    wait_seconds=30 until_true both_connected || fail "the controller: $(tail -n 5 "$FM_WORK/controller.log")"
     flows_reset
 }
 
@@ -224,7 +225,8 @@ stays()
 @test "the controller stands still: PREPARATION fails within its timeout, and names it" {
     begin
     server_signal controller STOP
-    stays "SDN: controller http://$edge:8080: no answer within $timeout_ms ms"
+    stays "SDN: controller http://$edge:8080: no answer within $timeout_ms ms" ||
+        fail "the controller: $(tail -n 5 "$FM_WORK/controller.log")"
     server_signal controller CONT
 }
 
