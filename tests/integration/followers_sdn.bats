@@ -236,7 +236,7 @@ stays()
     server_signal switches STOP
     refused 5 a migrate redis --to host-b
     server_signal switches CONT
-    [[ $stderr == *"rolled back from PREPARATION"*"controller http://$edge:8080, switch 'leaf-"* ]] || fail "$stderr"
+    [[ $stderr == *"rolled back from PREPARATION"*"controller http://$edge:8080"*"switch 'leaf-"* ]] || fail "$stderr"
     [ "$(milliseconds_in a "$(last_migration a)" PREPARATION)" -lt $((timeout_ms + grace_ms)) ]
     assert_runs_only_on a redis
     assert_client_unharmed
