@@ -193,6 +193,8 @@ static int prepare_follower(struct fm_migration *m, const struct fm_follower *f,
     struct fm_move move = move_of(m, journey);
     json_t *before = NULL;
     int rc = f->ops->read(f->ctx, &move, &before, err);
+    if (rc < 0)
+        json_decref(before);
     if (rc < 0 || !before)
         return rc;
     json_object_set_new(json_object_get(journey, "before"), f->name, before);

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -418,6 +419,8 @@ static void the_verdict_comes_in_time(void **state)
     advance(FM_STAGE_RUNNING);
     struct fm_container *c = incoming()->container;
     incoming()->has_endpoint = false; /* asked from this host: nobody listens at port 1 */
+    free(c->health.kind);
+    free(c->health.target);
     c->health = (struct fm_health){.kind = fm_xstrdup("tcp"),
                                    .target = fm_xstrdup("127.0.0.1:1"),
                                    .attempts = 1000,
