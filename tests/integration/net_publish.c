@@ -12,6 +12,7 @@
 
 #define CLIENT_NUMBER 4
 #define MTU 1450
+#define SAVE_MS 5 /* after the freeze a checkpoint gets to the sockets; it goes on writing */
 
 const struct publish_family publish_ipv4 = {
     .name = "IPv4",
@@ -220,6 +221,11 @@ uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, stru
     actor->freeze(actor->ctx);
     uint64_t frozen = fm_now_us();
     lab_call(from, about_server(s, LAB_HOLD_ENGAGE));
+    if (actor->save && stand_ms > SAVE_MS) {
+        lab_sleep_ms(SAVE_MS);
+        actor->save(actor->ctx);
+        stand_ms -= SAVE_MS;
+    }
     lab_sleep_ms(stand_ms);
     actor->take_along(actor->ctx, place.ep.netns);
     lab_call(to, about_server(s, LAB_ACTIVATE));

@@ -68,7 +68,8 @@ static double gap_of(const struct publish_scene *s, const char *netns, const cha
     prober_finish(&probe, 2000);
     prober_start(&probe, netns, target, port, PROBES);
     lab_sleep_ms(500);
-    struct publish_actor actor = {freeze_echo, take_echo, thaw_echo, &e};
+    struct publish_actor actor = {
+        .freeze = freeze_echo, .take_along = take_echo, .thaw = thaw_echo, .ctx = &e};
     uint64_t frozen = fm_now_us();
     uint64_t stood = publish_move(s, &host_a, &host_b, &actor, INSTANT_MS);
     prober_finish(&probe, 1000);
@@ -182,6 +183,13 @@ static void freeze_crowd(void *ctx)
         send_question(c->clients[i]);
 }
 
+static void save_crowd(void *ctx)
+{
+    struct crowd *c = ctx;
+    for (int i = 0; i < CLIENTS; i++)
+        tcp_server_save(&c->servers[i]);
+}
+
 static void take_crowd(void *ctx, const char *netns)
 {
     struct crowd *c = ctx;
@@ -215,7 +223,7 @@ static void move_around(const struct publish_family *family, bool bridge_netfilt
 {
     struct publish_scene s;
     struct crowd c;
-    struct publish_actor actor = {freeze_crowd, take_crowd, thaw_crowd, &c};
+    struct publish_actor actor = {freeze_crowd, save_crowd, take_crowd, thaw_crowd, &c};
     publish_scene_start(&s, family);
     publish_bridge_netfilter(bridge_netfilter);
     struct fm_publication p = publish_server(&s, "8080:80");
@@ -302,6 +310,12 @@ static void freeze_download(void *ctx)
     tcp_server_freeze(&d->server);
 }
 
+static void save_download(void *ctx)
+{
+    struct download *d = ctx;
+    tcp_server_save(&d->server);
+}
+
 static void take_download(void *ctx, const char *netns)
 {
     struct download *d = ctx;
@@ -320,7 +334,7 @@ static bool download(const struct publish_family *family, bool direct)
 {
     struct publish_scene s;
     struct download d = {0};
-    struct publish_actor actor = {freeze_download, take_download, thaw_download, &d};
+    struct publish_actor actor = {freeze_download, save_download, take_download, thaw_download, &d};
     publish_scene_start(&s, family);
     struct fm_publication p = publish_server(&s, "8080:80");
     publish_everywhere(&s, &p, 1);
