@@ -7,8 +7,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "container/container.h"
 #include "network/host_port.h"
-#include "network/publication.h"
 
 #define CLIENT_NUMBER 4
 #define MTU 1450
@@ -127,12 +127,14 @@ void publish_everywhere(const struct publish_scene *s, const struct fm_publicati
 
 struct fm_publication publish_server(const struct publish_scene *s, const char *text)
 {
-    struct fm_publication p;
+    struct fm_publish ports;
     struct fm_error err = {0};
-    if (fm_publication_parse(text, &p, &err) < 0) {
+    if (fm_publish_parse(text, &ports, &err) < 0) {
         fprintf(stderr, "net_publish: %s\n", err.text);
         exit(1);
     }
+    struct fm_publication p = {.host_port = ports.host_port, .port = ports.port};
+    snprintf(p.protocol, sizeof(p.protocol), "%s", ports.protocol);
     snprintf(p.container, sizeof(p.container), "server");
     snprintf(p.network, sizeof(p.network), "default");
     snprintf(p.ip, sizeof(p.ip), "%s", s->family->server);
