@@ -12,8 +12,8 @@
 
 struct fm_lease {
     char network[32];
-    char ip[64];    /* without prefix; with the network it is the key */
-    char ip6[64];   /* "": none */
+    char ip[64];  /* without prefix; with the network it is the key */
+    char ip6[64]; /* "": none */
     char mac[18];
     char owner[72]; /* a container's name, or "host:NAME" */
     char host[64];  /* where it is */
