@@ -104,6 +104,9 @@ int fm_residents_check(struct fm_fabric *fabric, const struct fm_endpoint *ep,
 /* Addresses and default routes of both families for the interface in the container's namespace. */
 int fm_endpoint_put_addresses(struct fm_nl_batch *batch, int index, const struct fm_endpoint *ep,
                               const struct fm_port *port, struct fm_error *err);
+/* Afterwards: until others can find them. */
+int fm_endpoint_wait_heard(struct fm_nl *nl, int index, const struct fm_port *port,
+                           struct fm_error *err);
 int fm_endpoint_stage(struct fm_fabric *fabric, const struct fm_endpoint *ep, bool active,
                       struct fm_error *err);
 int fm_endpoint_unstage(struct fm_fabric *fabric, const struct fm_endpoint *ep,

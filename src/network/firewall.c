@@ -332,14 +332,14 @@ static int prepare(const struct fm_firewall *firewall, struct fm_error *err)
     for (size_t i = 0; i < firewall->publication_count; i++) {
         const struct fm_publication *p = &firewall->publications[i];
         struct fm_ip target;
-        char text[FM_PUBLICATION_TEXT];
         bool ipv4 = find_target(firewall, p, AF_INET, &target);
         bool ipv6 = find_target(firewall, p, AF_INET6, &target);
         if (!ipv4 && !ipv6)
             fm_warn(FM_NETWORK_MANAGER,
-                    "Port %s of '%s' is not published here: this host has no address of its own in "
+                    "Port %u:%u/%s of '%s' is not published here: this host has no address of its "
+                    "own in "
                     "network '%s'.",
-                    fm_publication_format(p, text), p->container, p->network);
+                    p->host_port, p->port, p->protocol, p->container, p->network);
         used |= ipv4;
         used6 |= ipv6;
     }

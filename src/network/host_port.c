@@ -306,6 +306,10 @@ int fm_host_port_make(struct fm_nl *nl, const struct fm_host_port *port, uint8_t
         rc = plug_in(&m, err);
     if (rc == 0)
         rc = give_addresses(&m, err);
+    if (rc == 0)
+        rc = fm_address_wait_heard(nl, m.inner.index, &port->address, err);
+    if (rc == 0)
+        rc = fm_address_wait_heard(nl, m.inner.index, &port->address6, err);
     if (rc < 0)
         return fm_error_prefix(err, "cannot give this host an address in network '%s'",
                                port->network);

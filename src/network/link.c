@@ -467,15 +467,36 @@ int fm_link_each(struct fm_nl *nl, fm_link_each_fn each, void *ctx, struct fm_er
     return fm_nl_query(nl, nlh, step_link, &walk, err);
 }
 
-int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err)
+/* ---- waiting ---- */
+
+static struct mnl_socket *listen_to(unsigned groups, struct fm_error *err)
 {
     struct mnl_socket *news = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
-    if (!news || mnl_socket_bind(news, RTMGRP_LINK, MNL_SOCKET_AUTOPID) < 0) {
-        int saved = errno;
-        if (news)
-            mnl_socket_close(news);
-        return fm_error_errno(err, saved, "cannot listen to link changes");
-    }
+    if (news && mnl_socket_bind(news, groups, MNL_SOCKET_AUTOPID) == 0)
+        return news;
+    fm_error_errno(err, errno, "cannot listen to changes of interfaces");
+    if (news)
+        mnl_socket_close(news);
+    return NULL;
+}
+
+/* False at the deadline. */
+static bool wait_for_news(struct mnl_socket *news, uint64_t deadline)
+{
+    uint64_t now = fm_now_ms();
+    struct pollfd wait = {.fd = mnl_socket_get_fd(news), .events = POLLIN};
+    if (now >= deadline || poll(&wait, 1, (int)(deadline - now)) == 0)
+        return false;
+    char buffer[8192];
+    mnl_socket_recvfrom(news, buffer, sizeof(buffer)); /* an overrun only wakes us as well */
+    return true;
+}
+
+int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err)
+{
+    struct mnl_socket *news = listen_to(RTMGRP_LINK, err);
+    if (!news)
+        return fm_error_result(err);
     uint64_t deadline = fm_now_ms() + WAIT_UP_MS;
     int rc = 0;
     for (;;) {
@@ -485,15 +506,68 @@ int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err)
                        (link.operstate == IF_OPER_UP ||
                         (link.operstate == IF_OPER_UNKNOWN && (link.flags & IFF_LOWER_UP)))))
             break;
-        uint64_t now = fm_now_ms();
-        struct pollfd wait = {.fd = mnl_socket_get_fd(news), .events = POLLIN};
-        if (now >= deadline || poll(&wait, 1, (int)(deadline - now)) == 0) {
-            rc = fm_error_set(err, FM_E_TIMEOUT, "interface %s did not come up", link.name);
-            break;
-        }
-        char buffer[8192];
-        mnl_socket_recvfrom(news, buffer, sizeof(buffer)); /* an overrun only wakes us as well */
+        if (wait_for_news(news, deadline))
+            continue;
+        rc = fm_error_set(err, FM_E_TIMEOUT, "interface %s did not come up", link.name);
+        break;
     }
+    mnl_socket_close(news);
+    return rc;
+}
+
+struct group_search {
+    int index;
+    uint8_t group[16];
+    bool found;
+};
+
+static int match_group(const struct nlmsghdr *nlh, void *ctx)
+{
+    struct group_search *search = ctx;
+    const struct ifaddrmsg *info = mnl_nlmsg_get_payload(nlh);
+    if ((int)info->ifa_index != search->index)
+        return 0;
+    const struct nlattr *attr;
+    mnl_attr_for_each(attr, nlh, sizeof(*info))
+    {
+        if (mnl_attr_get_type(attr) == IFA_MULTICAST && mnl_attr_get_payload_len(attr) == 16 &&
+            memcmp(mnl_attr_get_payload(attr), search->group, 16) == 0)
+            search->found = true;
+    }
+    return 0;
+}
+
+/* Whether the interface is in the group that solicitations for the address are sent to (RFC 4291,
+ * section 2.7.1). */
+static int hears_solicitations(struct fm_nl *nl, int index, const struct fm_ip *ip, bool *hears,
+                               struct fm_error *err)
+{
+    struct group_search search = {index, {0xff, 0x02, [11] = 1, [12] = 0xff}, false};
+    memcpy(search.group + 13, ip->bytes + 13, 3);
+    char request[64] __attribute__((aligned(8)));
+    struct nlmsghdr *nlh = mnl_nlmsg_put_header(request);
+    nlh->nlmsg_type = RTM_GETMULTICAST;
+    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    struct ifaddrmsg *info = mnl_nlmsg_put_extra_header(nlh, sizeof(*info));
+    info->ifa_family = AF_INET6;
+    int rc = fm_nl_query(nl, nlh, match_group, &search, err);
+    *hears = search.found;
+    return rc;
+}
+
+int fm_address_wait_heard(struct fm_nl *nl, int index, const struct fm_ip *ip, struct fm_error *err)
+{
+    if (ip->family != AF_INET6)
+        return 0;
+    struct mnl_socket *news = listen_to(RTMGRP_IPV6_IFADDR, err);
+    if (!news)
+        return fm_error_result(err);
+    uint64_t deadline = fm_now_ms() + WAIT_UP_MS;
+    bool hears = false;
+    int rc;
+    do
+        rc = hears_solicitations(nl, index, ip, &hears, err);
+    while (rc == 0 && !hears && wait_for_news(news, deadline));
     mnl_socket_close(news);
     return rc;
 }

@@ -39,6 +39,11 @@ int fm_link_each(struct fm_nl *nl, fm_link_each_fn each, void *ctx, struct fm_er
 /* Blocks until the link is operational (only then its bridge port has a state), 2 s at most. Must
  * run in the namespace of `nl`. */
 int fm_link_wait_up(struct fm_nl *nl, int index, struct fm_error *err);
+/* Blocks until neighbour solicitations for a new IPv6 address are heard, 2 s at most, which is no
+ * error: the kernel joins their group a little later, and who asks in between asks again after 1 s.
+ * The interface has to be up. */
+int fm_address_wait_heard(struct fm_nl *nl, int index, const struct fm_ip *ip,
+                          struct fm_error *err);
 
 /* A port that neither lets frames in nor out. LISTENING, not DISABLED: the bridge itself turns a
  * disabled port on again at the next carrier event, and a BLOCKING one whenever another port

@@ -214,6 +214,8 @@ static int set_up_inside(void *ctx, struct fm_error *err)
     }
     if (rc == 0)
         rc = fm_nl_run(&s.nl, &batch, err);
+    if (rc == 0)
+        rc = fm_endpoint_wait_heard(&s.nl, s.index, m->port, err);
     fm_macvlan_switch_close(&s);
     return rc;
 }

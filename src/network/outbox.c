@@ -16,7 +16,6 @@
 #include "network/frame_queue.h"
 
 #define BUFFER_BYTES (8 << 20)
-#define FRAME_MAX (sizeof(struct virtio_net_hdr) + ETH_HLEN + 65536)
 
 int fm_outbox_open(struct fm_error *err)
 {
@@ -54,19 +53,19 @@ void fm_outbox_stop(int outbox)
     setsockopt(outbox, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
-/* The next frame from this MAC, with its header in front; negative when there is no more. */
-static ssize_t next_frame(int outbox, const uint8_t mac[6], uint8_t buffer[FRAME_MAX])
+ssize_t fm_outbox_next(int outbox, const uint8_t mac[6], uint8_t buffer[FM_OUTBOX_FRAME_MAX])
 {
-    const uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
+    const uint8_t *frame = buffer + FM_OUTBOX_HEADER;
     for (;;) {
         struct sockaddr_ll from;
         socklen_t len = sizeof(from);
-        ssize_t got = recvfrom(outbox, buffer, FRAME_MAX, 0, (struct sockaddr *)&from, &len);
+        ssize_t got =
+            recvfrom(outbox, buffer, FM_OUTBOX_FRAME_MAX, 0, (struct sockaddr *)&from, &len);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
             return got;
-        bool whole = got >= (ssize_t)(sizeof(struct virtio_net_hdr) + ETH_HLEN);
+        bool whole = got >= (ssize_t)(FM_OUTBOX_HEADER + ETH_HLEN);
         if (whole && from.sll_pkttype != PACKET_OUTGOING && memcmp(frame + 6, mac, 6) == 0)
             return got;
     }
@@ -74,12 +73,12 @@ static ssize_t next_frame(int outbox, const uint8_t mac[6], uint8_t buffer[FRAME
 
 static bool is_for_many(const uint8_t *buffer)
 {
-    return buffer[sizeof(struct virtio_net_hdr)] & 1;
+    return buffer[FM_OUTBOX_HEADER] & 1;
 }
 
-static bool send_frame(int outbox, int bridge, const uint8_t *buffer, size_t len)
+bool fm_outbox_put(int outbox, int bridge, const uint8_t *buffer, size_t len)
 {
-    const uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
+    const uint8_t *frame = buffer + FM_OUTBOX_HEADER;
     struct sockaddr_ll to = {
         .sll_family = AF_PACKET,
         .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
@@ -89,27 +88,12 @@ static bool send_frame(int outbox, int bridge, const uint8_t *buffer, size_t len
     return sendto(outbox, buffer, len, 0, (struct sockaddr *)&to, sizeof(to)) >= 0;
 }
 
-unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
+void fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])
 {
-    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
-    unsigned sent = 0;
+    fm_autofree uint8_t *buffer = fm_xmalloc(FM_OUTBOX_FRAME_MAX);
     ssize_t len;
-    while ((len = next_frame(outbox, mac, buffer)) >= 0)
-        sent += send_frame(outbox, bridge, buffer, (size_t)len);
-    return sent;
-}
-
-unsigned fm_outbox_send_as(int outbox, int bridge, const uint8_t mac[6], const uint8_t from[6])
-{
-    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
-    uint8_t *frame = buffer + sizeof(struct virtio_net_hdr);
-    unsigned sent = 0;
-    ssize_t len;
-    while ((len = next_frame(outbox, mac, buffer)) >= 0) {
-        memcpy(frame + 6, from, 6);
-        sent += !is_for_many(buffer) && send_frame(outbox, bridge, buffer, (size_t)len);
-    }
-    return sent;
+    while ((len = fm_outbox_next(outbox, mac, buffer)) >= 0)
+        fm_outbox_put(outbox, bridge, buffer, (size_t)len);
 }
 
 struct rest {
@@ -122,7 +106,7 @@ static void *finish_body(void *arg)
     struct rest *rest = arg;
     struct fm_frame *frame;
     while ((frame = fm_frame_queue_take(&rest->frames))) {
-        send_frame(rest->outbox, rest->bridge, frame->bytes, frame->len);
+        fm_outbox_put(rest->outbox, rest->bridge, frame->bytes, frame->len);
         free(frame);
     }
     close(rest->outbox);
@@ -132,15 +116,15 @@ static void *finish_body(void *arg)
 
 void fm_outbox_finish(int outbox, int bridge, const uint8_t mac[6])
 {
-    fm_autofree uint8_t *buffer = fm_xmalloc(FRAME_MAX);
+    fm_autofree uint8_t *buffer = fm_xmalloc(FM_OUTBOX_FRAME_MAX);
     struct rest *rest = fm_xcalloc(1, sizeof(*rest));
     *rest = (struct rest){.outbox = outbox, .bridge = bridge};
     ssize_t len;
-    while ((len = next_frame(outbox, mac, buffer)) >= 0) {
+    while ((len = fm_outbox_next(outbox, mac, buffer)) >= 0) {
         if (is_for_many(buffer))
             fm_frame_queue_put(&rest->frames, buffer, (size_t)len);
         else
-            send_frame(outbox, bridge, buffer, (size_t)len);
+            fm_outbox_put(outbox, bridge, buffer, (size_t)len);
     }
     pthread_t thread;
     if (pthread_create(&thread, NULL, finish_body, rest) == 0)

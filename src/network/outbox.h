@@ -10,6 +10,10 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+
+#include <linux/if_ether.h>
+#include <linux/virtio_net.h>
 
 #include "base/error.h"
 
@@ -21,14 +25,18 @@ int fm_outbox_open(struct fm_error *err);
 int fm_outbox_collect(int outbox, int port, struct fm_error *err);
 /* Collects no more; what is in stays. Microseconds. */
 void fm_outbox_stop(int outbox);
-/* Sends what was collected from this MAC through the bridge, in order; returns the number of
- * frames. */
-unsigned fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
-/* The same when the container is elsewhere already: what is for one receiver only, and under the
- * MAC `from`, or switches would learn the old place again. */
-unsigned fm_outbox_send_as(int outbox, int bridge, const uint8_t mac[6], const uint8_t from[6]);
-/* As fm_outbox_send, and closes it; what is for everybody on the bridge, perhaps hundreds, follows
- * in a thread that the caller does not wait for. */
+
+/* Frames of an outbox have a header in front, which says what is left to do to them. */
+#define FM_OUTBOX_HEADER sizeof(struct virtio_net_hdr)
+#define FM_OUTBOX_FRAME_MAX (FM_OUTBOX_HEADER + ETH_HLEN + 65536)
+/* The next one from this MAC: its length, or negative when there is none. */
+ssize_t fm_outbox_next(int outbox, const uint8_t mac[6], uint8_t buffer[FM_OUTBOX_FRAME_MAX]);
+/* Sends one through the bridge. */
+bool fm_outbox_put(int outbox, int bridge, const uint8_t *buffer, size_t len);
+/* Sends all that were collected from this MAC, in order. */
+void fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
+/* The same, and closes it; what is for everybody on the bridge, perhaps hundreds, follows in a
+ * thread that the caller does not wait for. */
 void fm_outbox_finish(int outbox, int bridge, const uint8_t mac[6]);
 /* close(2) of a packet socket that the caller does not wait for. */
 void fm_outbox_close_later(int outbox);

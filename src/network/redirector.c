@@ -2,11 +2,7 @@
  * is a descriptor of ours, and the container's own port is blocked, so that its kernel neither
  * hears nor says anything. A thread moves the frames from the TAP to a bounded queue. On release
  * they are put into the container's veth (or the VXLAN device), past the bridge, in the order of
- * their arrival. What the container's kernel still says goes to an outbox (outbox.h). Its first
- * frames, paced segments that the checkpoint counts as sent, go out shortly after; the rest only
- * when the container stays: on the new host it would speak of a past that is over, with TCP
- * timestamps ahead of the new ones (which peers then reject), and make switches learn the old place
- * again.
+ * their arrival. What the container's kernel still says is judged apart (last_words.h).
  *
  * The TAP offers no offloads, so the kernel completes checksums and cuts segments before we read
  * them: every frame we hold is a plain one, valid as it stands. */
@@ -24,7 +20,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -34,15 +29,13 @@
 #include "network/backlog.h"
 #include "network/capture.h"
 #include "network/frame_queue.h"
-#include "network/outbox.h"
+#include "network/last_words.h"
 #include "network/sock_diag.h"
 
 #define DEFAULT_BYTES (16u << 20)
 #define DEFAULT_FRAMES 16384u
 #define FRAME_MAX 65600
 #define SEND_BUFFER (8 << 20)
-/* Later than paced segments in a local network, sooner than delayed acknowledgements (40 ms). */
-#define LAST_WORDS_MS 10
 
 enum hold_state {
     HOLD_IDLE,    /* prepared: the TAP gets broadcasts only, which are not ours yet */
@@ -64,14 +57,12 @@ struct fm_hold {
     int tap_index;
     int tap_fd;
     int packet_fd;
-    int outbox;
-    int last_words_fd; /* timer: what the frozen kernel had to say is in the outbox */
     int stop_fd;
     bool has_thread;
     pthread_t thread;
     pthread_mutex_t lock; /* everything below */
     enum hold_state state;
-    bool has_spoken; /* the last words went out */
+    struct fm_last_words words;
     struct fm_frame_queue queue;
     struct fm_hold_counters counters;
     uint8_t buffer[FRAME_MAX];
@@ -122,6 +113,7 @@ static void enqueue(struct fm_hold *hold, const uint8_t *bytes, size_t len)
         return;
     }
     fm_frame_queue_put(&hold->queue, bytes, len);
+    fm_last_words_heard(&hold->words, bytes, len);
     hold->counters.held++;
     hold->counters.held_bytes += len;
 }
@@ -171,39 +163,33 @@ static void discard_queue(struct fm_hold *hold)
     }
 }
 
-static void send_last_words(struct fm_hold *hold)
-{
-    uint64_t expirations;
-    pthread_mutex_lock(&hold->lock);
-    if (read(hold->last_words_fd, &expirations, sizeof(expirations)) > 0 &&
-        hold->state == HOLD_HOLDING) {
-        fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
-        hold->has_spoken = true;
-    }
-    pthread_mutex_unlock(&hold->lock);
-}
-
 static void *reader(void *arg)
 {
     struct fm_hold *hold = arg;
     struct pollfd fds[] = {
         {.fd = hold->tap_fd, .events = POLLIN},
         {.fd = hold->stop_fd, .events = POLLIN},
-        {.fd = hold->last_words_fd, .events = POLLIN},
+        {.fd = hold->words.outbox, .events = POLLIN},
+        {.fd = hold->words.late_fd, .events = POLLIN},
     };
     for (;;) {
         if (poll(fds, FM_COUNT(fds), -1) < 0 && errno != EINTR)
             return NULL;
         if (fds[1].revents)
             return NULL;
-        if (fds[2].revents)
-            send_last_words(hold);
         if (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) /* somebody removed the TAP */
             fds[0].fd = -1;
-        if (!(fds[0].revents & POLLIN))
-            continue;
         pthread_mutex_lock(&hold->lock);
-        drain_tap(hold, 64); /* not for ever: a release wants the lock too */
+        if (fds[0].revents & POLLIN)
+            drain_tap(hold, 64); /* not for ever: a release wants the lock too */
+        if (fds[2].revents && hold->state == HOLD_HOLDING)
+            fm_last_words_say(&hold->words);
+        else if (fds[2].revents && hold->state != HOLD_IDLE) /* who ended the hold has emptied it */
+            fds[2].fd = -1;
+        if (fds[3].revents) { /* after what came before */
+            fm_last_words_late(&hold->words);
+            fds[3].fd = -1;
+        }
         pthread_mutex_unlock(&hold->lock);
     }
 }
@@ -261,8 +247,7 @@ static int open_packet_socket(struct fm_hold *hold, struct fm_error *err)
 static int start_reader(struct fm_hold *hold, struct fm_error *err)
 {
     hold->stop_fd = eventfd(0, EFD_CLOEXEC);
-    hold->last_words_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (hold->stop_fd < 0 || hold->last_words_fd < 0)
+    if (hold->stop_fd < 0)
         return fm_error_errno(err, errno, "cannot make an event descriptor");
     int rc = pthread_create(&hold->thread, NULL, reader, hold);
     if (rc != 0)
@@ -286,8 +271,9 @@ static void hold_free(struct fm_hold *hold)
 {
     stop_reader(hold);
     discard_queue(hold);
+    fm_last_words_close(&hold->words);
     fm_capture_close(hold->capture, NULL);
-    int fds[] = {hold->tap_fd, hold->packet_fd, hold->outbox, hold->last_words_fd,
+    int fds[] = {hold->tap_fd, hold->packet_fd,
                  hold->stop_fd}; /* the TAP goes with its descriptor */
     for (size_t i = 0; i < FM_COUNT(fds); i++)
         if (fds[i] >= 0)
@@ -336,14 +322,23 @@ static void list_remove(struct fm_hold *hold)
     pthread_mutex_unlock(&hold->fabric->lock);
 }
 
+static int open_words(struct fm_hold *hold, struct fm_error *err)
+{
+    struct fm_last_words_place place = {.port = hold->port.index,
+                                        .bridge = hold->port.net->bridge_index};
+    memcpy(place.mac, hold->port.mac, sizeof(place.mac));
+    memcpy(place.bridge_mac, hold->bridge_mac, sizeof(place.bridge_mac));
+    return fm_last_words_open(&hold->words, &place, err);
+}
+
 static int prepare_tap(struct fm_hold *hold, const struct fm_endpoint *ep, struct fm_error *err)
 {
     int rc = check_port(hold, ep, err);
     if (rc == 0)
         rc = open_packet_socket(hold, err);
     if (rc == 0)
-        rc = hold->outbox = fm_outbox_open(err);
-    if (rc >= 0)
+        rc = open_words(hold, err);
+    if (rc == 0)
         rc = open_tap(hold, err);
     if (rc == 0)
         rc = attach_tap(hold, err);
@@ -365,7 +360,8 @@ int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
     hold->fabric = fabric;
     hold->limits.max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
     hold->limits.max_frames = limits && limits->max_frames ? limits->max_frames : DEFAULT_FRAMES;
-    hold->tap_fd = hold->packet_fd = hold->outbox = hold->last_words_fd = hold->stop_fd = -1;
+    hold->tap_fd = hold->packet_fd = hold->stop_fd = -1;
+    hold->words = (struct fm_last_words)FM_LAST_WORDS_NONE;
     pthread_mutex_init(&hold->lock, NULL);
     int rc = fm_port_find(fabric, ep, &hold->port, err);
     if (rc == 0 && hold->port.net->spec.mode == FM_NETWORK_MACVLAN)
@@ -383,13 +379,6 @@ int fm_hold_prepare(struct fm_fabric *fabric, const struct fm_endpoint *ep,
 
 /* ---- the four switches ---- */
 
-static void set_state(struct fm_hold *hold, enum hold_state state)
-{
-    pthread_mutex_lock(&hold->lock);
-    hold->state = state;
-    pthread_mutex_unlock(&hold->lock);
-}
-
 /* The bridge's entry of the container. On the user's bridge it moves when the container is heard
  * elsewhere, as any other. */
 static void point_to(struct fm_nl_batch *batch, const struct fm_hold *hold, int port)
@@ -398,11 +387,6 @@ static void point_to(struct fm_nl_batch *batch, const struct fm_hold *hold, int 
         fm_fdb_put_port(batch, hold->port.mac, port);
     else
         fm_fdb_put_learned(batch, hold->port.mac, port);
-}
-
-static int engage_result(int rc, struct fm_error *err)
-{
-    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
 static int release_capture(struct fm_hold *hold, struct fm_error *err)
@@ -419,9 +403,12 @@ static int release_capture(struct fm_hold *hold, struct fm_error *err)
 static int hold_knocks(struct fm_hold *hold, struct fm_error *err)
 {
     struct fm_nl_batch batch = {0};
-    set_state(hold, HOLD_KNOCKS);
+    pthread_mutex_lock(&hold->lock);
+    hold->state = HOLD_KNOCKS;
     point_to(&batch, hold, hold->tap_index);
-    return engage_result(fm_nl_run(&hold->fabric->fast, &batch, err), err);
+    int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+    pthread_mutex_unlock(&hold->lock);
+    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
 int fm_hold_settle(struct fm_hold *hold, const struct fm_endpoint *ep, uint64_t patience_ms,
@@ -438,23 +425,27 @@ int fm_hold_settle(struct fm_hold *hold, const struct fm_endpoint *ep, uint64_t 
     return rc < 0 ? rc : fm_backlog_await(fd, patience_ms, err);
 }
 
+static int engage(struct fm_hold *hold, struct fm_error *err)
+{
+    struct fm_nl_batch batch = {0};
+    int rc = fm_last_words_begin(&hold->words, err);
+    if (rc < 0)
+        return rc;
+    point_to(&batch, hold, hold->tap_index);
+    fm_link_put_port_state(&batch, hold->port.index, FM_PORT_BLOCKED);
+    rc = fm_nl_run(&hold->fabric->fast, &batch, err);
+    return rc < 0 ? rc : fm_last_words_port_is_shut(&hold->words, err);
+}
+
 int fm_hold_engage(struct fm_hold *hold, struct fm_error *err)
 {
     if (fm_fault("hold-engage"))
         return fm_error_set(err, FM_E_FAILED, "fault injected at hold-engage");
-    set_state(hold, HOLD_HOLDING);
-    if (hold->capture)
-        return engage_result(fm_capture_engage(hold->capture, err), err);
-    struct fm_nl_batch batch = {0};
-    point_to(&batch, hold, hold->tap_index);
-    fm_link_put_port_state(&batch, hold->port.index, FM_PORT_BLOCKED);
-    int rc = fm_nl_run(&hold->fabric->fast, &batch, err);
-    if (rc == 0)
-        rc = fm_outbox_collect(hold->outbox, hold->port.index, err);
-    struct itimerspec soon = {.it_value.tv_nsec = LAST_WORDS_MS * 1000000L};
-    if (rc == 0 && timerfd_settime(hold->last_words_fd, 0, &soon, NULL) < 0)
-        rc = fm_error_errno(err, errno, "cannot set a timer");
-    return engage_result(rc, err);
+    pthread_mutex_lock(&hold->lock);
+    hold->state = HOLD_HOLDING;
+    int rc = hold->capture ? fm_capture_engage(hold->capture, err) : engage(hold, err);
+    pthread_mutex_unlock(&hold->lock);
+    return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
 int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
@@ -463,12 +454,12 @@ int fm_hold_release_local(struct fm_hold *hold, struct fm_error *err)
     struct fm_nl_batch batch = {0};
     if (hold->capture)
         return release_capture(hold, err);
-    fm_outbox_stop(hold->outbox);
+    fm_last_words_stop(&hold->words);
     fm_link_put_port_state(&batch, hold->port.index, FM_PORT_OPEN); /* answers get out */
     int rc = fm_nl_run(&fabric->fast, &batch, err);
-    fm_outbox_send(hold->outbox, hold->port.net->bridge_index, hold->port.mac);
 
     pthread_mutex_lock(&hold->lock);
+    fm_last_words_say_all(&hold->words);
     bool held = hold->state == HOLD_HOLDING || hold->state == HOLD_KNOCKS;
     if (held) {
         drain_tap(hold, hold->limits.max_frames);
@@ -500,16 +491,14 @@ int fm_hold_forward(struct fm_hold *hold, const struct fm_ip *host, struct fm_er
     if (rc < 0)
         return fm_error_prefix(err, "cannot send the held packets on");
     if (!hold->capture)
-        fm_outbox_stop(hold->outbox);
+        fm_last_words_stop(&hold->words);
 
     pthread_mutex_lock(&hold->lock);
     if (hold->state == HOLD_HOLDING && hold->capture) {
         hold->state = HOLD_FORWARD;
         fm_capture_forward(hold->capture, &hold->counters);
     } else if (hold->state == HOLD_HOLDING) {
-        if (!hold->has_spoken) /* a hold shorter than the timer */
-            fm_outbox_send_as(hold->outbox, hold->port.net->bridge_index, hold->port.mac,
-                              hold->bridge_mac);
+        fm_last_words_finish(&hold->words);
         drain_tap(hold, hold->limits.max_frames);
         hold->state = HOLD_FORWARD;
         flush_queue(hold);

@@ -139,6 +139,15 @@ int fm_endpoint_put_addresses(struct fm_nl_batch *batch, int index, const struct
     return 0;
 }
 
+int fm_endpoint_wait_heard(struct fm_nl *nl, int index, const struct fm_port *port,
+                           struct fm_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < FM_COUNT(port->ips); i++)
+        rc = fm_address_wait_heard(nl, index, &port->ips[i], err);
+    return rc;
+}
+
 static int inner_configure(void *ctx, struct fm_error *err)
 {
     struct staging *s = ctx;
@@ -152,6 +161,8 @@ static int inner_configure(void *ctx, struct fm_error *err)
     rc = fm_endpoint_put_addresses(&batch, inner.index, s->ep, &s->port, err);
     if (rc == 0)
         rc = fm_nl_run(&nl, &batch, err);
+    if (rc == 0)
+        rc = fm_endpoint_wait_heard(&nl, inner.index, &s->port, err);
     fm_nl_close(&nl);
     return rc;
 }

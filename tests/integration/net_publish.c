@@ -7,11 +7,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "container/container.h"
 #include "network/host_port.h"
-#include "network/publication.h"
 
 #define CLIENT_NUMBER 4
 #define MTU 1450
+#define SAVE_MS 5 /* after the freeze a checkpoint gets to the sockets; it goes on writing */
 
 const struct publish_family publish_ipv4 = {
     .name = "IPv4",
@@ -126,12 +127,14 @@ void publish_everywhere(const struct publish_scene *s, const struct fm_publicati
 
 struct fm_publication publish_server(const struct publish_scene *s, const char *text)
 {
-    struct fm_publication p;
+    struct fm_publish ports;
     struct fm_error err = {0};
-    if (fm_publication_parse(text, &p, &err) < 0) {
+    if (fm_publish_parse(text, &ports, &err) < 0) {
         fprintf(stderr, "net_publish: %s\n", err.text);
         exit(1);
     }
+    struct fm_publication p = {.host_port = ports.host_port, .port = ports.port};
+    snprintf(p.protocol, sizeof(p.protocol), "%s", ports.protocol);
     snprintf(p.container, sizeof(p.container), "server");
     snprintf(p.network, sizeof(p.network), "default");
     snprintf(p.ip, sizeof(p.ip), "%s", s->family->server);
@@ -220,6 +223,11 @@ uint64_t publish_move(const struct publish_scene *s, struct lab_host *from, stru
     actor->freeze(actor->ctx);
     uint64_t frozen = fm_now_us();
     lab_call(from, about_server(s, LAB_HOLD_ENGAGE));
+    if (actor->save && stand_ms > SAVE_MS) {
+        lab_sleep_ms(SAVE_MS);
+        actor->save(actor->ctx);
+        stand_ms -= SAVE_MS;
+    }
     lab_sleep_ms(stand_ms);
     actor->take_along(actor->ctx, place.ep.netns);
     lab_call(to, about_server(s, LAB_ACTIVATE));

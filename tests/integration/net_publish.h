@@ -42,6 +42,7 @@ void publish_everywhere(const struct publish_scene *s, const struct fm_publicati
 /* Who listens in the container, and how it goes along; netns is the place on the other host. */
 struct publish_actor {
     void (*freeze)(void *ctx);
+    void (*save)(void *ctx); /* what the checkpoint reads of its kernel; NULL: nothing */
     void (*take_along)(void *ctx, const char *netns);
     void (*thaw)(void *ctx);
     void *ctx;

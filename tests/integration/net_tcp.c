@@ -143,7 +143,7 @@ unsigned tcp_retransmissions(int fd)
 
 /* ---- moving a connection ---- */
 
-struct connection {
+struct tcp_connection {
     struct sockaddr_storage local, remote;
     socklen_t local_len, remote_len;
     struct tcp_info info;
@@ -175,7 +175,7 @@ static void get(int fd, int name, void *value, socklen_t len)
         die("getsockopt");
 }
 
-static void save_queue(int fd, struct connection *c, int queue)
+static void save_queue(int fd, struct tcp_connection *c, int queue)
 {
     set_int(fd, TCP_REPAIR_QUEUE, queue);
     get(fd, TCP_QUEUE_SEQ, &c->queues[queue].seq, 4);
@@ -190,7 +190,7 @@ static void save_queue(int fd, struct connection *c, int queue)
         die("cannot read a queue");
 }
 
-static void save(int fd, struct connection *c)
+static void save(int fd, struct tcp_connection *c)
 {
     c->local_len = c->remote_len = sizeof(c->local);
     getsockname(fd, (struct sockaddr *)&c->local, &c->local_len);
@@ -217,7 +217,7 @@ static void put_bytes(int fd, const uint8_t *data, int len)
 
 /* As CRIU does it: what was sent is put back in repair mode, what was not is simply sent, before
  * anybody resumes. */
-static void restore_queue(int fd, struct connection *c, int queue)
+static void restore_queue(int fd, struct tcp_connection *c, int queue)
 {
     int sent = c->queues[queue].len - c->queues[queue].unsent;
     set_int(fd, TCP_REPAIR_QUEUE, queue);
@@ -230,7 +230,7 @@ static void restore_queue(int fd, struct connection *c, int queue)
     free(c->queues[queue].data);
 }
 
-static void restore(int fd, struct connection *c)
+static void restore(int fd, struct tcp_connection *c)
 {
     int big = 8 << 20;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
@@ -263,12 +263,20 @@ static void restore(int fd, struct connection *c)
     set_int(fd, TCP_REPAIR, TCP_REPAIR_OFF);
 }
 
+void tcp_server_save(struct tcp_server *s)
+{
+    s->saved = fm_xcalloc(1, sizeof(*s->saved));
+    save(s->fd, s->saved);
+}
+
 void tcp_server_move(struct tcp_server *s, const char *netns)
 {
-    struct connection c = {0};
-    save(s->fd, &c);
-    int moved = lab_socket(netns, c.local.ss_family, SOCK_STREAM);
-    restore(moved, &c);
+    if (!s->saved)
+        tcp_server_save(s);
+    int moved = lab_socket(netns, s->saved->local.ss_family, SOCK_STREAM);
+    restore(moved, s->saved);
     close(s->fd); /* in repair mode: silently */
     s->fd = moved;
+    free(s->saved);
+    s->saved = NULL;
 }

@@ -21,6 +21,7 @@ struct tcp_server {
     atomic_ullong received; /* TCP_SOURCE: sent */
     atomic_ullong last_us;  /* when something came */
     uint64_t wrong;         /* bytes that are not what was sent */
+    struct tcp_connection *saved;
 };
 /* Listens in a namespace; tcp_server_accept takes the client's connection and starts the thread. */
 void tcp_server_listen(struct tcp_server *s, const char *netns, const char *ip, uint16_t port,
@@ -29,8 +30,10 @@ void tcp_server_accept(struct tcp_server *s);
 void tcp_server_freeze(struct tcp_server *s);
 void tcp_server_thaw(struct tcp_server *s);
 void tcp_server_stop(struct tcp_server *s);
-/* Moves the frozen server's connection, queues and all, to another namespace with the same address
- * (TCP_REPAIR). */
+/* Saves the frozen server's connection, queues and all (TCP_REPAIR): from then on its kernel sends
+ * nothing new. */
+void tcp_server_save(struct tcp_server *s);
+/* Restores it in another namespace with the same address; saves it first, if nobody has. */
 void tcp_server_move(struct tcp_server *s, const char *netns);
 
 int tcp_client(const char *netns, const char *ip, uint16_t port);

@@ -20,6 +20,24 @@
 #define PORT NAMED_PORT
 #define AFTER_MS 20.0
 
+#define ROUNDS 10
+#define FIRST_MS 500 /* a solicitation that nobody hears is repeated after 1 s */
+
+/* ---- a new container ---- */
+
+static void test_first_question(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ROUNDS; i++) {
+        struct scene s = named_scene(FM_NETWORK_OVERLAY);
+        struct echo echo;
+        echo_start(&echo, s.a, NAMED_IP6, PORT);
+        assert_true(named_answered(s.client, NAMED_IP6, FIRST_MS));
+        echo_stop(&echo);
+        named_scene_stop(FM_NETWORK_OVERLAY);
+    }
+}
+
 /* ---- UDP ---- */
 
 static struct prober probes[2];
@@ -241,9 +259,8 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     lab_init();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_move_in_overlay),
-        cmocka_unit_test(test_move_in_bridge),
-        cmocka_unit_test(test_move_in_macvlan),
+        cmocka_unit_test(test_first_question), cmocka_unit_test(test_move_in_overlay),
+        cmocka_unit_test(test_move_in_bridge), cmocka_unit_test(test_move_in_macvlan),
         cmocka_unit_test(test_connections),
     };
     return cmocka_run_group_tests_name("fabric-moves", tests, NULL, NULL);
