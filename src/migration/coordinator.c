@@ -152,8 +152,10 @@ static json_t *preflight(struct fm_components *p, struct fm_link *link,
     if (needs_out)
         *needs_out = json_incref(needs);
     const json_t *there = json_object_get(answer, "facts");
-    json_t *result =
-        fm_preflight_compare(container, needs, here, there, json_object_get(answer, "state"));
+    const json_t *state = json_object_get(answer, "state");
+    uint64_t layers = fm_handover_layer_bytes(p, json_object_get(state, "missing_layers"));
+    json_object_set_new(needs, "layer_bytes", json_integer((json_int_t)layers));
+    json_t *result = fm_preflight_compare(container, needs, here, there, state);
     json_object_set_new(result, "state_engine",
                         json_pack("{s:O*, s:O*}", "source", json_object_get(here, "state_engine"),
                                   "destination", json_object_get(there, "state_engine")));
@@ -251,12 +253,10 @@ static int execution(struct fm_migration *m, struct fm_error *err)
     return fm_handover_commit(m, err);
 }
 
-/* The original is kept for the way back until its copy is verified, and, when some of the memory is
- * nowhere else, until that has arrived. */
+/* The original is kept until its copy is verified and has all of its memory: some of it may be
+ * nowhere else, and to give it back takes a processor as long as to fill it. */
 static int fill(struct fm_migration *m, struct fm_error *err)
 {
-    if (m->strategy != FM_STRATEGY_COLD && !fm_postcopy_is_needed(m))
-        fm_handover_destroy(m);
     fm_precopy_unwatch(m);
     fm_migration_set_deadline(m, 0);
     return fm_postcopy_fill(m, err);

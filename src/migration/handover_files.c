@@ -113,6 +113,22 @@ int fm_handover_send_log(struct fm_migration *m, struct fm_error *err)
                                           &m->log_sent, err);
 }
 
+uint64_t fm_handover_layer_bytes(struct fm_components *p, const json_t *missing)
+{
+    uint64_t total = 0;
+    size_t i;
+    json_t *item;
+    json_array_foreach(missing, i, item)
+    {
+        const char *digest = json_string_value(item);
+        fm_autofree char *dir = digest ? fm_image_layer_dir(p->images, digest, NULL) : NULL;
+        uint64_t bytes = 0;
+        if (dir && fm_tree_size(dir, &bytes, NULL) == 0)
+            total += bytes;
+    }
+    return total;
+}
+
 int fm_handover_send_layers(struct fm_migration *m, const json_t *missing, struct fm_error *err)
 {
     size_t i;

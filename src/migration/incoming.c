@@ -278,7 +278,8 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
     const json_t *needs = json_object_get(body, "needs");
     struct fm_reserve_request request = {.id = in->id, .container = in->container->name};
     request.memory = (uint64_t)json_integer_value(json_object_get(needs, "memory_bytes"));
-    request.disk = (uint64_t)json_integer_value(json_object_get(needs, "disk_bytes"));
+    request.disk = (uint64_t)json_integer_value(json_object_get(needs, "disk_bytes")) +
+                   (uint64_t)json_integer_value(json_object_get(needs, "layer_bytes"));
     int rc = fm_disk_free(p->migrations_dir, &request.disk_free, err);
     if (rc < 0)
         return rc;
@@ -328,15 +329,6 @@ static int stage_directories(struct fm_incoming *in, const json_t *body, struct 
     if (rc == 0)
         rc = fm_mkdir_p(in->bundle.upper, 0755, err);
     return rc < 0 ? rc : fm_incoming_tmpfs_stage(in, tmpfs, err);
-}
-
-static json_t *missing_layers(struct fm_incoming *in)
-{
-    json_t *missing = json_array();
-    for (size_t i = 0; i < in->container->layers.count; i++)
-        if (!fm_image_has_layer(in->parts->images, in->container->layers.items[i]))
-            json_array_append_new(missing, json_string(in->container->layers.items[i]));
-    return missing;
 }
 
 /* True when this container left the volume's content here when it moved away. */
@@ -450,7 +442,8 @@ json_t *fm_incoming_prepare(struct fm_incoming_table *t, const char *peer, const
         return NULL;
     fm_info(FM_CONTAINER_MANAGER, "Place for %s from %s is prepared.", in->container->name,
             in->source.name);
-    return json_pack("{s:o, s:b}", "missing_layers", missing_layers(in), "patches", 1);
+    return json_pack("{s:o, s:b}", "missing_layers",
+                     fm_incoming_missing_layers(in->parts, in->container), "patches", 1);
 }
 
 /* --- ARM --- */

@@ -111,6 +111,15 @@ static bool is_cordoned(struct fm_components *p)
     return json_is_true(json_object_get(doc, "cordoned"));
 }
 
+json_t *fm_incoming_missing_layers(struct fm_components *p, const struct fm_container *container)
+{
+    json_t *missing = json_array();
+    for (size_t i = 0; i < container->layers.count; i++)
+        if (!fm_image_has_layer(p->images, container->layers.items[i]))
+            json_array_append_new(missing, json_string(container->layers.items[i]));
+    return missing;
+}
+
 json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struct fm_error *err)
 {
     struct fm_components *p = t->parts;
@@ -127,6 +136,7 @@ json_t *fm_incoming_check(struct fm_incoming_table *t, const json_t *body, struc
     char why[1024];
     check_network(p, c, json_object_get(body, "network"), why);
     json_object_set_new(state, "network", json_string(why));
+    json_object_set_new(state, "missing_layers", fm_incoming_missing_layers(p, c));
     return json_pack("{s:O, s:o}", "facts", facts, "state", state);
 }
 

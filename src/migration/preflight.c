@@ -388,21 +388,29 @@ static void compare_hugepages(struct comparison *c)
                available_text);
 }
 
-/* The checkpoint lies on the destination's disk for the time of the restore. */
+static uint64_t sum(uint64_t a, uint64_t b)
+{
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+/* Layers: those that the destination has not. The checkpoint lies on its disk for the time of the
+ * restore. */
 static void compare_disk(struct comparison *c)
 {
+    uint64_t layers = fm_with_margin(number(c->needs, "layer_bytes"));
     uint64_t files = fm_with_margin(number(c->needs, "disk_bytes"));
     uint64_t images = fm_with_margin(number(c->needs, "memory_bytes"));
-    uint64_t need = files > UINT64_MAX - images ? UINT64_MAX : files + images;
+    uint64_t need = sum(layers, sum(files, images));
     uint64_t available = number(c->destination, "disk_free");
-    char need_text[32], files_text[32], images_text[32], available_text[32];
+    char need_text[32], layers_text[32], files_text[32], images_text[32], available_text[32];
 
     fm_format_size(need, need_text, sizeof(need_text));
     fm_format_size(available, available_text, sizeof(available_text));
     if (need > available)
         failed(c, "disk", "free disk space there, or choose another destination",
-               "%s has %s free disk, '%s' needs %s (files %s, checkpoint %s)", destination_name(c),
-               available_text, c->container->name, need_text,
+               "%s has %s free disk, '%s' needs %s (layers %s, files %s, checkpoint %s)",
+               destination_name(c), available_text, c->container->name, need_text,
+               fm_format_size(layers, layers_text, sizeof(layers_text)),
                fm_format_size(files, files_text, sizeof(files_text)),
                fm_format_size(images, images_text, sizeof(images_text)));
     else

@@ -20,7 +20,8 @@ json_t *fm_facts_host(const char *criu, const char *runtime_program, const char 
                       struct fm_error *err);
 
 /* What a running container needs: {"memory_bytes" (resident), "disk_bytes" (writable layer +
- * volumes), "lsm_profile","mounts":[{"source","target","type"}],
+ * volumes), "layer_bytes" (those that the destination has not; set once it has said so),
+ * "lsm_profile","mounts":[{"source","target","type"}],
  * "devices":[],"obstacles":[{"check","message","cure"}],…}. Obstacles are things that CRIU cannot
  * dump, found by looking at /proc of each process: io_uring descriptors, nested pid namespaces,
  * files outside the mount namespace (stdio to a host's file or terminal), perf events, bpf,
@@ -32,7 +33,7 @@ json_t *fm_facts_container(const struct fm_container *container, const pid_t *pi
 
 /* Compares. `destination_state` is what the destination says of itself in this matter:
  * {"container_exists":bool,"address_in_use":bool,"cordoned":bool,
- * "missing_sources":["/srv/data"],"missing_devices":[]}. Returns
+ * "missing_sources":["/srv/data"],"missing_devices":[],"missing_layers":["sha256:…"]}. Returns
  * {"ok":bool,"findings":[{"check","ok":bool,"severity":"error"|"warning","message","cure"}]}; every
  * check that was made appears, also the passed ones. `ok` is false when an error finding is. */
 json_t *fm_preflight_compare(const struct fm_container *container, const json_t *needs,
