@@ -11,8 +11,8 @@
 
 #include "state/pager_state.h"
 
-#define FM_PAGER_PIECE (128u << 10) /* the most that is filled at once while nobody waits */
-#define FM_PAGER_PIECE_BUSY (64u << 10)
+#define FM_PAGER_PIECE (128u << 10)     /* the most that is filled at once while nobody waits */
+#define FM_PAGER_PIECE_BUSY (16u << 10) /* the same, while faults come */
 
 #define FM_PAGER_MOVES 32u
 
