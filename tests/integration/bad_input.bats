@@ -23,6 +23,7 @@ teardown_file()
 # Whatever a test did, the container of the file runs on as the process that it was.
 teardown()
 {
+    on b mount -o remount,size=50% /var/lib/fleximigrate
     remove_everywhere first second third
     assert_unharmed
 }
