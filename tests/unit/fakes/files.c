@@ -235,7 +235,8 @@ json_t *fake_facts(void *ctx, struct fm_error *err)
         json_pack("{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:b, s:I, s:I}", "arch", "x86_64",
                   "kernel", "6.1.0", "criu", "version", "4.1", "check", "ok", "runtime", "name",
                   "runc", "version", "1.1.5", "cgroup", "v2", "time_ns", 1, "memory_available",
-                  (json_int_t)1 << 40, "disk_free", (json_int_t)1 << 40);
+                  world.memory_available ? world.memory_available : (json_int_t)1 << 40,
+                  "disk_free", (json_int_t)1 << 40);
     if (world.strategy)
         json_object_set_new(facts, "state_engine", fake_memory_ops.facts(NULL));
     return facts;
