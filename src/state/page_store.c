@@ -412,7 +412,10 @@ static int expect(struct fm_page_store *s, struct store_file *f, const struct fm
                   struct fm_error *err)
 {
     uint64_t page = fm_page_size(), unset = 0, expected;
+    int ret = missing ? make_room(s, fm_ranges_bytes(missing), err) : 0;
 
+    if (ret < 0) /* absurd ranges are not walked */
+        return ret;
     pthread_mutex_lock(&f->lock);
     for (size_t i = 0; missing && i < missing->count; i++)
         unset += fm_page_map_unset_count(&f->occupied, missing->items[i].start / page,

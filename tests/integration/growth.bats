@@ -8,7 +8,7 @@ load strategies
 
 # 64 MiB take some 0.6 s here. What is added then is more than any margin.
 first_mib=64
-more_mib=336
+more_mib=320
 link=(--bandwidth 800Mbit --compress none --delta-cache 0)
 
 setup_file()
@@ -27,14 +27,14 @@ teardown()
     strategies_teardown mem
 }
 
-# start_migration: of a container that grows from its first round on.
+# start_migration STRATEGY: of a container that grows from its first round on.
 start_migration()
 {
-    local pid
+    local strategy=$1 pid
     memcheck_start mem --mib $first_mib --grow $more_mib --rate 60000 grow
     pid=$(identity_of a mem)
     : >"$FM_WORK/a.log"
-    cluster_cli a -q migrate mem --to host-b --strategy pre-copy --detach "${link[@]}" >"$FM_WORK/id"
+    cluster_cli a -q migrate mem --to host-b --strategy "$strategy" --detach "${link[@]}" >"$FM_WORK/id"
     until_true grep -q 'PREPARATION -> EXECUTION' "$FM_WORK/a.log"
     touch "/proc/${pid% *}/root/tmp/grow"
 }
@@ -58,7 +58,7 @@ mib_of()
 }
 
 @test "growth: a container that grows by much more than a margin during its pre-copy arrives, each page of it" {
-    start_migration
+    start_migration pre-copy
     wait_seconds=30 until_true ended
     document | jq -e '.result == "completed" and .strategy == "pre-copy"' >/dev/null || fail "$(document | jq -c .reason)"
     # All but a bit of that came before the freeze.
@@ -70,13 +70,24 @@ mib_of()
     show "$(document | jq -r '.stats | "\(.rounds) rounds, \(.memory_bytes / 1048576 | round) MiB, freeze \(.freeze_ms | round) ms"')"
 }
 
+# bats test_tags=slow
+@test "growth: what stays on the source for now has a place, too" {
+    start_migration hybrid
+    wait_seconds=30 until_true ended
+    document | jq -e '.result == "completed" and .strategy == "hybrid" and .stats.missing_bytes > 1000000' >/dev/null ||
+        fail "$(document | jq -c '{reason, stats}')"
+    assert_runs_only_on b mem
+    assert_memcheck b mem
+    [ "$(mib_of b)" -ge $((first_mib + more_mib)) ] || fail "$(mib_of b) MiB"
+}
+
 @test "growth: where limits.memory_reserve forbids it, the container stays where it is, and is told why" {
     local identity available
     available=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)
     # The original grows in the same memory, so what is left is soon less than nothing.
     FM_CONFIG_EXTRA=$'limits:\n  memory_reserve: '$((available - first_mib - 300))MiB write_config b
     daemon_restart b
-    start_migration
+    start_migration pre-copy
     identity=$(identity_of a mem)
     wait_seconds=30 until_true ended
     write_config b
