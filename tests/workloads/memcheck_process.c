@@ -63,7 +63,7 @@ void mc_mode_grow(void *argument)
         for (uint64_t i = 0; grows && i < per_tick && region.pages < most; i++)
             add_page(&region);
         mc_region_dirty(&region, 1);
-        if (mc_region_verify(&region, 256))
+        if (mc_region_verify(&region, 512))
             mc_round();
     }
 }
