@@ -88,10 +88,10 @@ mib_of()
     # The original grows in the same memory, so what is left is soon less than nothing.
     FM_CONFIG_EXTRA=$'limits:\n  memory_reserve: '$((available - first_mib - 300))MiB write_config b
     daemon_restart b
+    write_config b
     start_migration pre-copy EXECUTION
     identity=$(identity_of a mem)
     wait_seconds=30 until_true ended
-    write_config b
     document | jq -e '.result == "failed"' >/dev/null || fail "$(document | jq -c '{result, stats}')"
     document | jq -r .reason | grep -qE "'mem' has grown to [0-9.]+ MiB of memory on its way, and host-b has no room for that: .* is promised to it, .* more is free \(limits\.memory_reserve keeps [0-9.]+ GiB\); free memory there or choose another host" ||
         fail "$(document | jq -c .reason)"
