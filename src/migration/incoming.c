@@ -15,6 +15,7 @@
 #include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
 #include "migration/networks.h"
+#include "migration/preflight.h"
 #include "migration/readdress.h"
 #include "state/tree_stream.h"
 
@@ -281,7 +282,7 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
         return rc;
     uint64_t part = request.disk_free / DISK_RESERVE_PART;
     in->max_bytes = request.disk_free - (part < DISK_RESERVE ? part : DISK_RESERVE);
-    request.memory_available = fm_incoming_memory_available(p);
+    request.memory_available = fm_facts_memory_available();
     return p->reservations ? fm_reserve(p->reservations, &request, err) : 0;
 }
 

@@ -37,8 +37,6 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
 /* Asks the source once for its decision and follows it, after the commit whether it has let go;
  * true when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
-/* Of this host, now; bytes. */
-uint64_t fm_incoming_memory_available(struct fm_components *p);
 /* The memory, step by step; nothing for strategy cold. Its promise was made, and grows with it. */
 int fm_incoming_memory_stage(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);

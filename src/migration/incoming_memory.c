@@ -3,13 +3,13 @@
 #include "migration/incoming_internal.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/preflight.h"
 #include "state/memory_index.h"
 
 /* One answer to FILL takes so long at most. */
@@ -29,15 +29,6 @@ static char *work_dir(const struct fm_incoming *in)
     return fm_strf("%s/work", in->dir);
 }
 
-uint64_t fm_incoming_memory_available(struct fm_components *p)
-{
-    json_auto_t *facts = p->facts(p->facts_ctx, NULL);
-    json_int_t bytes = json_integer_value(json_object_get(facts, "memory_available"));
-    if (bytes > 0)
-        return (uint64_t)bytes;
-    return (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /* The container has grown since its need was measured. In the thread of a page stream. */
 static int grow(void *ctx, uint64_t bytes, uint64_t *max_bytes, struct fm_error *err)
 {
@@ -46,7 +37,7 @@ static int grow(void *ctx, uint64_t bytes, uint64_t *max_bytes, struct fm_error 
     struct fm_reserve_request request = {.id = in->id,
                                          .container = in->container->name,
                                          .memory = bytes,
-                                         .memory_available = fm_incoming_memory_available(p)};
+                                         .memory_available = fm_facts_memory_available()};
     char size[32];
     int rc = fm_reserve_grow(p->reservations, &request, max_bytes, err);
     if (rc == 0)

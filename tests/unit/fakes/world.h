@@ -128,9 +128,9 @@ struct world {
     unsigned int calls, inject_at;
     const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
-    const char *broken_on_b;  /* this call fails on host b as long as it is set */
-    const char *strategy;     /* of all migrations; NULL: cold, and nothing else works */
-    int64_t memory_available; /* on every host; 0: plenty */
+    const char *broken_on_b;   /* this call fails on host b as long as it is set */
+    const char *strategy;      /* of all migrations; NULL: cold, and nothing else works */
+    uint64_t memory_available; /* on every host; 0: plenty */
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
