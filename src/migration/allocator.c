@@ -216,18 +216,36 @@ void fm_reservations_free(struct fm_reservations *r)
     free(r);
 }
 
-static void forget(struct fm_reservations *r, const char *id)
+/* Where the one of this id hangs, or the end. */
+static struct reservation **find(struct fm_reservations *r, const char *id)
 {
     struct reservation **at = &r->first;
 
     while (*at && !fm_streq((*at)->id, id))
         at = &(*at)->next;
+    return at;
+}
+
+static void forget(struct fm_reservations *r, const char *id)
+{
+    struct reservation **at = find(r, id);
+
     if (*at) {
         struct reservation *found = *at;
 
         *at = found->next;
         reservation_free(found);
     }
+}
+
+static void promise(struct fm_reservations *r, const char *id, uint64_t memory, uint64_t disk)
+{
+    struct reservation *made = fm_xcalloc(1, sizeof(*made));
+
+    forget(r, id);
+    *made = (struct reservation){
+        .next = r->first, .id = fm_xstrdup(id), .memory = memory, .disk = disk};
+    r->first = made;
 }
 
 /* What is promised to all but `id`. */
@@ -310,24 +328,77 @@ static int check_demands(const struct fm_reservations *r, const struct fm_reserv
 int fm_reserve(struct fm_reservations *r, const struct fm_reserve_request *request,
                struct fm_error *err)
 {
-    struct reservation *made;
     int rc;
 
     pthread_mutex_lock(&r->lock);
     rc = check_demands(r, request, err);
-    if (rc == 0) {
-        forget(r, request->id);
-        made = fm_xcalloc(1, sizeof(*made));
-        *made = (struct reservation){
-            .next = r->first,
-            .id = fm_xstrdup(request->id),
-            .memory = fm_with_margin(request->memory),
-            .disk = fm_with_margin(request->disk),
-        };
-        r->first = made;
-    }
+    if (rc == 0)
+        promise(r, request->id, fm_with_margin(request->memory), fm_with_margin(request->disk));
     pthread_mutex_unlock(&r->lock);
     return rc;
+}
+
+static int cannot_grow(const struct fm_reservations *r, const struct fm_reserve_request *request,
+                       const struct reservation *own, uint64_t usable, struct fm_error *err)
+{
+    struct fm_reserved others = promised(r, request->id);
+    fm_autofree char *beside = NULL;
+    char need[32], has[32], more[32], kept[32], taken[32];
+
+    if (others.count > 0)
+        beside = fm_strf(" beside %s promised to %zu other incoming container%s",
+                         fm_format_size(others.memory, taken, sizeof(taken)), others.count,
+                         others.count == 1 ? "" : "s");
+    return fm_error_set(
+        err, FM_E_NO_SPACE,
+        "'%s' has grown to %s of memory on its way, and %s has no room for that: %s is promised "
+        "to it, %s more is free%s (limits.memory_reserve keeps %s); free memory there or choose "
+        "another host",
+        request->container, fm_format_size(request->memory, need, sizeof(need)), r->host,
+        fm_format_size(own->memory, has, sizeof(has)), fm_format_size(usable, more, sizeof(more)),
+        beside ? beside : "", fm_format_size(r->memory_reserve, kept, sizeof(kept)));
+}
+
+/* With the lock held. */
+static int grow(const struct fm_reservations *r, const struct fm_reserve_request *request,
+                struct reservation *own, struct fm_error *err)
+{
+    uint64_t part = own->memory / FM_RESERVE_STEP_PART;
+    uint64_t step = part > FM_RESERVE_STEP ? part : FM_RESERVE_STEP;
+    uint64_t more = minus(request->memory, own->memory);
+    uint64_t usable =
+        minus(minus(request->memory_available, r->memory_reserve), promised(r, NULL).memory);
+
+    if (more > usable)
+        return cannot_grow(r, request, own, usable, err);
+    if (more > 0 && more < step)
+        more = step < usable ? step : usable;
+    own->memory += more;
+    return 0;
+}
+
+int fm_reserve_grow(struct fm_reservations *r, const struct fm_reserve_request *request,
+                    uint64_t *promised_to_it, struct fm_error *err)
+{
+    struct reservation *own;
+    int rc;
+
+    pthread_mutex_lock(&r->lock);
+    own = *find(r, request->id);
+    rc = own ? grow(r, request, own, err)
+             : fm_error_set(err, FM_E_CANCELLED, "nothing is promised to '%s' on %s any more",
+                            request->container, r->host);
+    if (rc == 0)
+        *promised_to_it = own->memory;
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+void fm_reserve_force(struct fm_reservations *r, const char *id, uint64_t memory, uint64_t disk)
+{
+    pthread_mutex_lock(&r->lock);
+    promise(r, id, memory, disk);
+    pthread_mutex_unlock(&r->lock);
 }
 
 void fm_reserve_release(struct fm_reservations *r, const char *id)
@@ -345,4 +416,17 @@ struct fm_reserved fm_reserved_total(struct fm_reservations *r)
     total = promised(r, NULL);
     pthread_mutex_unlock(&r->lock);
     return total;
+}
+
+struct fm_reserved fm_reserved_for(struct fm_reservations *r, const char *id)
+{
+    struct fm_reserved own = {0};
+    const struct reservation *found;
+
+    pthread_mutex_lock(&r->lock);
+    found = *find(r, id);
+    if (found)
+        own = (struct fm_reserved){.count = 1, .memory = found->memory, .disk = found->disk};
+    pthread_mutex_unlock(&r->lock);
+    return own;
 }

@@ -48,6 +48,9 @@ size_t fm_slots_waiting(struct fm_slots *slots);
 
 /* Head room over the measured need, for what grows until the container is here. */
 #define FM_RESERVE_MARGIN_PERCENT 5
+/* What a promise grows by at least: this, or a part of itself. */
+#define FM_RESERVE_STEP (64ull << 20)
+#define FM_RESERVE_STEP_PART 16
 
 static inline uint64_t fm_with_margin(uint64_t bytes)
 {
@@ -73,6 +76,15 @@ struct fm_reserve_request {
  * the first. FM_E_REFUSED when they do not fit beside what is already promised. */
 int fm_reserve(struct fm_reservations *reservations, const struct fm_reserve_request *request,
                struct fm_error *err);
+/* Promises `memory` bytes in all (no margin; `disk` does not matter) to an id that has less, a step
+ * more where the host has it; *promised is what it has then. FM_E_NO_SPACE when the host has not as
+ * much beside what is promised, to this id too: its pages lie in a page store, which is measured,
+ * and will once more be the container's. FM_E_CANCELLED: nothing is promised to it any more. */
+int fm_reserve_grow(struct fm_reservations *reservations, const struct fm_reserve_request *request,
+                    uint64_t *promised, struct fm_error *err);
+/* Promises exactly this, whatever the host has: recovery goes on with what was promised before. */
+void fm_reserve_force(struct fm_reservations *reservations, const char *id, uint64_t memory,
+                      uint64_t disk);
 void fm_reserve_release(struct fm_reservations *reservations, const char *id); /* unknown is fine */
 
 struct fm_reserved {
@@ -80,5 +92,6 @@ struct fm_reserved {
     uint64_t memory, disk; /* with margin; bytes */
 };
 struct fm_reserved fm_reserved_total(struct fm_reservations *reservations);
+struct fm_reserved fm_reserved_for(struct fm_reservations *reservations, const char *id);
 
 #endif

@@ -302,6 +302,17 @@ static int add_memory(json_t *doc, struct fm_error *err)
     return 0;
 }
 
+uint64_t fm_facts_memory_available(void)
+{
+    fm_autofree char *text = NULL;
+    size_t len;
+    json_int_t bytes = 0;
+
+    if (fm_file_read("/proc/meminfo", SMALL_FILE_MAX, &text, &len, NULL) == 0)
+        bytes = meminfo(text, "MemAvailable", 1024);
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 static int add_disk(json_t *doc, const char *state_dir, struct fm_error *err)
 {
     uint64_t bytes;

@@ -15,15 +15,13 @@
 #include "migration/handover_tmpfs.h"
 #include "migration/lifecycle.h"
 #include "migration/networks.h"
+#include "migration/preflight.h"
 #include "migration/readdress.h"
 #include "state/tree_stream.h"
 
 /* Left free on the disk whatever comes in, of a small one an eighth. */
 #define DISK_RESERVE (256ull << 20)
 #define DISK_RESERVE_PART 8
-/* What the container may grow by while it is on its way: an eighth, and something. */
-#define MEMORY_MARGIN (256ull << 20)
-#define MEMORY_MARGIN_PART 8
 /* How long a migration queues here for its turn. */
 #define SLOT_TIMEOUT_MS 110000
 
@@ -285,13 +283,7 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
         return rc;
     uint64_t part = request.disk_free / DISK_RESERVE_PART;
     in->max_bytes = request.disk_free - (part < DISK_RESERVE ? part : DISK_RESERVE);
-    request.memory_available =
-        (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    in->memory_bytes = request.memory + request.memory / MEMORY_MARGIN_PART + MEMORY_MARGIN;
-    json_auto_t *facts = p->facts(p->facts_ctx, err);
-    json_int_t available = json_integer_value(json_object_get(facts, "memory_available"));
-    if (available > 0)
-        request.memory_available = (uint64_t)available;
+    request.memory_available = fm_facts_memory_available();
     return p->reservations ? fm_reserve(p->reservations, &request, err) : 0;
 }
 
@@ -381,7 +373,7 @@ static int stage(struct fm_incoming *in, const json_t *body, struct fm_error *er
     if (rc == 0)
         rc = stage_volumes(in, err);
     if (rc == 0)
-        rc = fm_incoming_memory_stage(in, in->memory_bytes, err);
+        rc = fm_incoming_memory_stage(in, err);
     return rc;
 }
 

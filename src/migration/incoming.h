@@ -52,7 +52,6 @@ struct fm_incoming {
     struct fm_restore *restore; /* held */
     bool lazy;                  /* its memory comes by page streams, not in the images */
     char strategy[16];
-    uint64_t memory_bytes;       /* the page store's limit */
     struct fm_memory_sink *sink; /* until all of its memory is in place */
     bool source_lost;            /* while pages were missing */
     const void *heard_from;      /* the connection that the source spoke on last, and when */

@@ -39,8 +39,8 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
 /* Asks the source once for its decision and follows it, after the commit whether it has let go;
  * true when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
-/* The memory, step by step; nothing for strategy cold. `bytes` is what was reserved. */
-int fm_incoming_memory_stage(struct fm_incoming *in, uint64_t bytes, struct fm_error *err);
+/* The memory, step by step; nothing for strategy cold. Its promise was made, and grows with it. */
+int fm_incoming_memory_stage(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);
 bool fm_incoming_memory_is_cut_off(struct fm_incoming *in);
 void fm_incoming_memory_reopen(struct fm_incoming *in);

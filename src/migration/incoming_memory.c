@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/preflight.h"
 #include "state/memory_index.h"
 
 /* One answer to FILL takes so long at most. */
@@ -28,15 +29,36 @@ static char *work_dir(const struct fm_incoming *in)
     return fm_strf("%s/work", in->dir);
 }
 
-int fm_incoming_memory_stage(struct fm_incoming *in, uint64_t bytes, struct fm_error *err)
+/* The container has grown since its need was measured. In the thread of a page stream. */
+static int grow(void *ctx, uint64_t bytes, uint64_t *max_bytes, struct fm_error *err)
+{
+    struct fm_incoming *in = ctx;
+    struct fm_components *p = in->parts;
+    struct fm_reserve_request request = {.id = in->id,
+                                         .container = in->container->name,
+                                         .memory = bytes,
+                                         .memory_available = fm_facts_memory_available()};
+    char size[32];
+    int rc = fm_reserve_grow(p->reservations, &request, max_bytes, err);
+    if (rc == 0)
+        fm_debug(FM_RESOURCE_ALLOCATOR, "%s grows on its way: %s is promised to it now.",
+                 in->container->name, fm_format_size(*max_bytes, size, sizeof(size)));
+    return rc;
+}
+
+int fm_incoming_memory_stage(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
+    struct fm_page_room room = {.max_bytes = UINT64_MAX};
     if (!in->lazy)
         return 0;
     if (!ops_of(in))
         return fm_error_set(err, FM_E_REFUSED, "host '%s' takes strategy cold only", p->host);
     int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_PAGES, NULL, err);
-    return rc < 0 ? rc : ops_of(in)->sink_open(p->memory.ctx, in->id, bytes, &in->sink, err);
+    if (p->reservations)
+        room = (struct fm_page_room){
+            .max_bytes = fm_reserved_for(p->reservations, in->id).memory, .grow = grow, .ctx = in};
+    return rc < 0 ? rc : ops_of(in)->sink_open(p->memory.ctx, in->id, &room, &in->sink, err);
 }
 
 int fm_incoming_memory_attach(struct fm_incoming *in, struct fm_connection *c, struct fm_error *err)

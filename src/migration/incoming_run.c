@@ -46,6 +46,18 @@ static int go_restore(struct fm_incoming *in, const char *root, struct fm_error 
     return rc < 0 ? rc : p->state.ops->restore_go(p->state.ctx, in->restore, &request, err);
 }
 
+/* With what is promised to it, for the next daemon to go on with. */
+static int write_ready(struct fm_incoming *in, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    struct fm_reserved own = {0};
+    if (p->reservations)
+        own = fm_reserved_for(p->reservations, in->id);
+    json_auto_t *detail =
+        json_pack("{s:I, s:I}", "memory", (json_int_t)own.memory, "disk", (json_int_t)own.disk);
+    return fm_journal_step(p->journal, in->id, FM_STEP_READY, detail, err);
+}
+
 int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
@@ -70,7 +82,7 @@ int fm_incoming_frozen(struct fm_incoming *in, const json_t *body, struct fm_err
         rc = go_restore(in, in->root_changed ? in->bundle.rootfs : NULL, err);
     fm_timeline_mark(&in->freeze, "tasks restored");
     if (rc == 0)
-        rc = fm_journal_step(p->journal, in->id, FM_STEP_READY, NULL, err);
+        rc = write_ready(in, err);
     if (rc == 0)
         rc = fm_incoming_enter(in, FM_STAGE_READY, err);
     fm_timeline_mark(&in->freeze, "journal written");
@@ -534,6 +546,15 @@ static int recover_running(struct fm_incoming *in, struct fm_error *err)
     return rc == 0 && alive ? adopt(in, err) : rc;
 }
 
+static void promise_again(struct fm_incoming *in, const json_t *ready)
+{
+    struct fm_components *p = in->parts;
+    json_int_t memory = json_integer_value(json_object_get(ready, "memory"));
+    json_int_t disk = json_integer_value(json_object_get(ready, "disk"));
+    if (p->reservations && (memory > 0 || disk > 0))
+        fm_reserve_force(p->reservations, in->id, (uint64_t)memory, (uint64_t)disk);
+}
+
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)
 {
     struct fm_incoming *in = fm_incoming_load(t, id, err);
@@ -544,8 +565,10 @@ int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_e
     in->root_changed = in->container->layers.count > 0;
     if (in->stage == FM_STAGE_DISCARDED)
         return fm_incoming_discard_again(in, err);
-    if (!fm_journal_has(p->journal, id, FM_STEP_READY, NULL))
+    json_auto_t *ready = NULL;
+    if (!fm_journal_has(p->journal, id, FM_STEP_READY, &ready))
         return fm_incoming_abort(in, "the daemon was restarted", err);
+    promise_again(in, ready);
     /* A registry that cannot be read: the source knows, too. */
     int rc = p->store.ops->decision(p->store.ctx, id, &decided, &commit, err);
     fm_incoming_memory_reopen(in);

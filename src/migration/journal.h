@@ -37,7 +37,7 @@
     X(CLEAN_UP, "clean-up") /* everything of the container leaves this host */                     \
     X(RETURN, "return")     /* after the commit: the destination was asked to bring it back */     \
     /* destination */                                                                              \
-    X(RESERVE, "reserve") /* name, memory, disk */                                                 \
+    X(RESERVE, "reserve") /* memory and disk; how much changes, see READY */                       \
     X(STAGE_NETWORK, "stage-network")                                                              \
     X(STAGE_LAYER, "stage-layer")                                                                  \
     X(STAGE_BUNDLE, "stage-bundle") /* directories, overlay mount */                               \
@@ -45,7 +45,8 @@
     X(STAGE_PAGES, "stage-pages") /* page store */                                                 \
     X(PAGER, "pager")             /* process that fills the memory from it */                      \
     X(RESTORE, "restore")         /* runtime's restore process, held */                            \
-    X(READY, "ready")             /* may neither run nor discard on its own */                     \
+    X(READY, "ready")             /* may neither run nor discard on its own; memory, disk: what    \
+                                     is promised to it */                                          \
     X(RUN, "run")                 /* COMMIT received: runs, whatever happens */                    \
     X(RELEASE, "release")         /* the held restore is let go */                                 \
     X(REGISTER, "register")       /* in this host's registry */                                    \

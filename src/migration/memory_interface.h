@@ -83,7 +83,7 @@ struct fm_memory_ops {
     void (*close)(struct fm_memory_source *s);     /* NULL is fine */
 
     /* --- destination --- */
-    int (*sink_open)(void *ctx, const char *migration, uint64_t max_bytes,
+    int (*sink_open)(void *ctx, const char *migration, const struct fm_page_room *room,
                      struct fm_memory_sink **sink, struct fm_error *err);
     /* One page stream: attach counts it in (quick), stream serves it to its end and counts it out,
      * in the connection's thread. sink_close waits for it. */
@@ -91,7 +91,8 @@ struct fm_memory_ops {
     int (*sink_stream)(struct fm_memory_sink *s, struct fm_connection *c, struct fm_error *err);
     /* Starts the pager: CRIU's tasks connect in `work_dir`. Again after sink_stop. */
     int (*sink_pager)(struct fm_memory_sink *s, const char *work_dir, struct fm_error *err);
-    /* All pages that come before the container runs are in the store. */
+    /* All pages that come before the container runs are in the store, and for the others there is
+     * room. */
     int (*sink_settle)(struct fm_memory_sink *s, const char *index, struct fm_error *err);
     /* Waits for a change at most so long. FM_E_FAILED: the pager cannot go on. FM_E_CLOSED: the
      * source is gone and pages are missing. */

@@ -188,7 +188,7 @@ static void sink_free(struct fm_memory_sink *s)
     free(s);
 }
 
-static int sink_open(void *ctx, const char *migration, uint64_t max_bytes,
+static int sink_open(void *ctx, const char *migration, const struct fm_page_room *room,
                      struct fm_memory_sink **sink, struct fm_error *err)
 {
     const struct fm_memory_engine *engine = ctx;
@@ -201,7 +201,7 @@ static int sink_open(void *ctx, const char *migration, uint64_t max_bytes,
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &attributes);
     pthread_condattr_destroy(&attributes);
-    s->store = fm_page_store_open(s->store_dir, max_bytes, err);
+    s->store = fm_page_store_open(s->store_dir, room, err);
     if (s->store)
         s->receiver = fm_page_receiver_open(s->store, arrived, s);
     if (s->receiver) {
@@ -254,7 +254,9 @@ static int sink_find(void *ctx, const char *migration, const char *work_dir,
     fm_autofree char *dir = fm_strf("%s/%s", engine->config.pages_dir, migration);
     if (!fm_file_exists(dir))
         return fm_error_set(err, FM_E_NOT_FOUND, "no page store of migration %s", migration);
-    int rc = sink_open(ctx, migration, UINT64_MAX, sink, err);
+    /* It was settled, so there is room for whatever comes yet. */
+    const struct fm_page_room room = {.max_bytes = UINT64_MAX};
+    int rc = sink_open(ctx, migration, &room, sink, err);
     if (rc < 0)
         return rc;
     struct fm_memory_sink *s = *sink;

@@ -4,6 +4,7 @@
 #define FM_MIGRATION_PREFLIGHT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include <jansson.h>
 
@@ -18,6 +19,10 @@
  * the real program. */
 json_t *fm_facts_host(const char *criu, const char *runtime_program, const char *state_dir,
                       struct fm_error *err);
+
+/* Memory that is available on this host now, as in the facts but quick; bytes, 0: cannot be told.
+ */
+uint64_t fm_facts_memory_available(void);
 
 /* What a running container needs: {"memory_bytes" (resident), "disk_bytes" (writable layer +
  * volumes), "layer_bytes" (those that the destination has not; set once it has said so),

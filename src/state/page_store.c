@@ -27,15 +27,19 @@ struct store_file {
     struct fm_page_windows windows;
     struct fm_ranges present; /* once settled */
     bool settled;
+    uint64_t expected; /* bytes that were missing then and need a place */
     struct store_file *next;
 };
 
 struct fm_page_store {
     char *dir;
     int dir_fd;
-    uint64_t max_bytes;
+    struct fm_page_room room;
+    pthread_mutex_t asking;     /* for more of it: one at a time */
+    _Atomic uint64_t max_bytes; /* of room, to be read without the lock */
     _Atomic uint64_t bytes;
-    pthread_rwlock_t lock; /* of the list; files stay until the store is closed */
+    _Atomic uint64_t expected; /* of all files */
+    pthread_rwlock_t lock;     /* of the list; files stay until the store is closed */
     struct store_file *files;
 };
 
@@ -147,7 +151,8 @@ static int find_files(struct fm_page_store *s, struct fm_error *err)
 
 /* ---- Opening and closing ---- */
 
-struct fm_page_store *fm_page_store_open(const char *dir, uint64_t max_bytes, struct fm_error *err)
+struct fm_page_store *fm_page_store_open(const char *dir, const struct fm_page_room *room,
+                                         struct fm_error *err)
 {
     struct fm_page_store *s;
 
@@ -155,7 +160,9 @@ struct fm_page_store *fm_page_store_open(const char *dir, uint64_t max_bytes, st
         return NULL;
     s = fm_xcalloc(1, sizeof(*s));
     s->dir = fm_xstrdup(dir);
-    s->max_bytes = max_bytes;
+    s->room = *room;
+    s->max_bytes = room->max_bytes;
+    pthread_mutex_init(&s->asking, NULL);
     pthread_rwlock_init(&s->lock, NULL);
     s->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s->dir_fd < 0)
@@ -180,6 +187,7 @@ void fm_page_store_close(struct fm_page_store *s)
     if (s->dir_fd >= 0)
         close(s->dir_fd);
     pthread_rwlock_destroy(&s->lock);
+    pthread_mutex_destroy(&s->asking);
     free(s->dir);
     free(s);
 }
@@ -205,21 +213,43 @@ static int no_space(struct fm_page_store *s, struct fm_error *err)
                         fm_format_size(s->max_bytes, size, sizeof(size)));
 }
 
-/* Counts the pages that are not there yet. Above the reservation nothing is kept of it. */
+/* Makes sure that it may hold so many. */
+static int make_room(struct fm_page_store *s, uint64_t bytes, struct fm_error *err)
+{
+    uint64_t max_bytes;
+    int ret = 0;
+
+    if (bytes <= atomic_load(&s->max_bytes))
+        return 0;
+    pthread_mutex_lock(&s->asking);
+    max_bytes = atomic_load(&s->max_bytes); /* another thread may have asked */
+    if (bytes > max_bytes && s->room.grow)
+        ret = s->room.grow(s->room.ctx, bytes, &max_bytes, err);
+    if (ret == 0 && bytes > max_bytes)
+        ret = no_space(s, err);
+    if (ret == 0)
+        atomic_store(&s->max_bytes, max_bytes);
+    pthread_mutex_unlock(&s->asking);
+    return ret;
+}
+
+/* Counts the pages that are not there yet. Without room for them nothing is kept of it. */
 static int occupy(struct fm_page_store *s, struct store_file *f, uint64_t start, uint64_t end,
                   struct fm_error *err)
 {
     uint64_t page = fm_page_size(), more, now;
+    int ret;
 
     pthread_mutex_lock(&f->lock);
     more = page * fm_page_map_unset_count(&f->occupied, start / page, end / page);
     now = atomic_fetch_add(&s->bytes, more) + more;
-    if (more > 0 && now > s->max_bytes)
+    ret = more > 0 ? make_room(s, now, err) : 0;
+    if (ret < 0)
         atomic_fetch_sub(&s->bytes, more);
     else
         fm_page_map_set(&f->occupied, start / page, end / page);
     pthread_mutex_unlock(&f->lock);
-    return more > 0 && now > s->max_bytes ? no_space(s, err) : 0;
+    return ret;
 }
 
 static uint64_t vacate(struct fm_page_store *s, struct store_file *f, uint64_t start, uint64_t end)
@@ -376,6 +406,27 @@ int fm_page_store_zero(struct fm_page_store *s, pid_t inner_pid, uint64_t start,
 
 /* ---- Settling ---- */
 
+/* What is missing comes when the container runs here already, and there is no way back: whether
+ * there is a place for it has to be known before. */
+static int expect(struct fm_page_store *s, struct store_file *f, const struct fm_ranges *missing,
+                  struct fm_error *err)
+{
+    uint64_t page = fm_page_size(), unset = 0, expected;
+    int ret = missing ? make_room(s, fm_ranges_bytes(missing), err) : 0;
+
+    if (ret < 0) /* absurd ranges are not walked */
+        return ret;
+    pthread_mutex_lock(&f->lock);
+    for (size_t i = 0; missing && i < missing->count; i++)
+        unset += fm_page_map_unset_count(&f->occupied, missing->items[i].start / page,
+                                         missing->items[i].end / page);
+    atomic_fetch_sub(&s->expected, f->expected);
+    f->expected = page * unset;
+    expected = atomic_fetch_add(&s->expected, f->expected) + f->expected;
+    pthread_mutex_unlock(&f->lock);
+    return make_room(s, fm_page_store_bytes(s) + expected, err);
+}
+
 /* Replaces a file of ranges at once: a reader sees the old or the new one. No fsync: what loses a
  * tmpfs loses the pages as well. */
 static int write_ranges(struct fm_page_store *s, pid_t pid, const char *kind,
@@ -417,6 +468,9 @@ int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct 
     f = file_of(s, inner_pid, err); /* a process without a page has a file too */
     if (!f)
         return fm_error_result(err);
+    ret = expect(s, f, missing, err);
+    if (ret < 0)
+        return ret;
     /* Missing first: who sees `present` must know what it cannot have yet. */
     ret = missing ? write_ranges(s, inner_pid, "missing", missing, err)
                   : remove_ranges(s, inner_pid, "missing", err);

@@ -13,8 +13,19 @@
 
 struct fm_page_store;
 
-/* Makes or opens `dir`. `max_bytes`: what was reserved; more is FM_E_NO_SPACE. Thread-safe. */
-struct fm_page_store *fm_page_store_open(const char *dir, uint64_t max_bytes, struct fm_error *err);
+/* How much a store may hold, and who is asked for more. */
+struct fm_page_room {
+    uint64_t max_bytes; /* what was reserved */
+    /* The pages need `bytes`, which is more: *max_bytes becomes at least that, or the answer is
+     * negative, as a rule FM_E_NO_SPACE. From any thread that writes or settles, one at a time, and
+     * not into the store. NULL: more is FM_E_NO_SPACE. */
+    int (*grow)(void *ctx, uint64_t bytes, uint64_t *max_bytes, struct fm_error *err);
+    void *ctx;
+};
+
+/* Makes or opens `dir`; `room` is copied. Thread-safe. */
+struct fm_page_store *fm_page_store_open(const char *dir, const struct fm_page_room *room,
+                                         struct fm_error *err);
 void fm_page_store_close(struct fm_page_store *s); /* the files stay; NULL is fine */
 /* Removes the files and the directory; missing is fine. */
 int fm_page_store_remove(const char *dir, struct fm_error *err);
@@ -27,7 +38,8 @@ int fm_page_store_read(struct fm_page_store *s, pid_t inner_pid, uint64_t addres
                        size_t len, struct fm_error *err);
 int fm_page_store_zero(struct fm_page_store *s, pid_t inner_pid, uint64_t start, uint64_t end,
                        struct fm_error *err);
-/* What the final scan found; drops what lies outside. missing may be NULL. */
+/* What the final scan found; drops what lies outside. missing may be NULL: there is room for it
+ * from here on, or FM_E_NO_SPACE. */
 int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct fm_ranges *present,
                          const struct fm_ranges *missing, struct fm_error *err);
 uint64_t fm_page_store_bytes(struct fm_page_store *s); /* that it occupies now */

@@ -268,7 +268,8 @@ int main(int argc, char **argv)
         return 1;
     const struct fm_page_sender_options options = {
         .compression = s.compression, .delta_cache_bytes = s.cache, .bytes_per_second = s.rate};
-    struct fm_page_store *store = fm_page_store_open(s.store, 2 * s.bytes, &err);
+    const struct fm_page_room room = {.max_bytes = 2 * s.bytes};
+    struct fm_page_store *store = fm_page_store_open(s.store, &room, &err);
     struct fm_page_receiver *receiver = fm_page_receiver_open(store, NULL, NULL);
     struct fm_page_sender *sender = NULL;
     if (store && connect_all(&pair, &s, connections, receivers, receiver) == 0)

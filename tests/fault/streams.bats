@@ -121,7 +121,7 @@ stays_or_moves()
 
 @test "damaged, swapped and foreign pages: refused, and nothing stays of them" {
     local cases=(pages-alone pages-unknown-migration pages-of-cold pages-flipped pages-swapped pages-repeated pages-garbage
-        pages-process pages-no-process pages-address pages-last-address pages-unaligned pages-too-many pages-sync pages-other
+        pages-process pages-no-process pages-address pages-last-address pages-unaligned pages-sync pages-other
         pages-cut)
     snapshot b >"$FM_WORK/before"
     run -0 on a python3 "$top/tests/integration/wire_abuse.py" "$(address_of b)" 7441 "$FM_WORK/pki" host-a "${cases[@]}"
@@ -138,7 +138,6 @@ pages-no-process: PROTOCOL
 pages-address: PROTOCOL
 pages-last-address: PROTOCOL
 pages-unaligned: PROTOCOL
-pages-too-many: NO_SPACE
 pages-sync: PROTOCOL
 pages-other: PROTOCOL
 pages-cut: left
@@ -147,6 +146,22 @@ END
     assert_no_pages
     assert_nothing_new b "$FM_WORK/before"
     assert_clean b evil
+}
+
+@test "more pages than the host has room for: refused, and nothing stays of them" {
+    local available
+    available=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)
+    FM_CONFIG_EXTRA=$'limits:\n  memory_reserve: '$((available - 150))MiB write_config b
+    daemon_restart b
+    write_config b
+    snapshot b >"$FM_WORK/before"
+    run -0 on a python3 "$top/tests/integration/wire_abuse.py" "$(address_of b)" 7441 "$FM_WORK/pki" host-a pages-too-many
+    [[ $output == "pages-too-many: FAILED NO_SPACE 'evil' has grown to "* ]] || fail "$output"
+    until_true all_final
+    assert_no_pages
+    assert_nothing_new b "$FM_WORK/before"
+    assert_clean b evil
+    daemon_restart b
 }
 
 # --- the pager ---

@@ -134,7 +134,7 @@ def prepared(peer):
 
 
 def page_stream(peer):
-    """From here on `peer` is a page stream of its own migration, which has a page store of 1 MiB."""
+    """From here on `peer` is a page stream of its own migration, which says that it needs 1 MiB."""
     prepare(peer, strategy="pre-copy", needs={"memory_bytes": 1 << 20})
     peer.expect(PREPARED)
     stream = Peer(*peer.arguments)

@@ -23,6 +23,8 @@
 /* A tmpfs: offsets in its files are addresses. */
 #define STORE "/dev/shm/fm-test-stream.XXXXXX"
 
+static const struct fm_page_room plenty = {.max_bytes = UINT64_C(1) << 30};
+
 static char store_dir[sizeof(STORE)];
 static struct wire_pair pair; /* its identities serve all tests */
 
@@ -91,7 +93,7 @@ static inline void go_on(struct world *w)
     assert_int_equal(read(w->to_parent[0], &byte, 1), 1);
 }
 
-static inline void open_stream(struct world *w, uint64_t max_bytes,
+static inline void open_stream(struct world *w, const struct fm_page_room *room,
                                const struct fm_page_sender_options *options,
                                fm_pages_arrived arrived, void *ctx)
 {
@@ -100,7 +102,7 @@ static inline void open_stream(struct world *w, uint64_t max_bytes,
 
     snprintf(store_dir, sizeof(store_dir), "%s", STORE);
     assert_non_null(mkdtemp(store_dir));
-    w->store = fm_page_store_open(store_dir, max_bytes, &err);
+    w->store = fm_page_store_open(store_dir, room, &err);
     assert_non_null(w->store);
     w->receiver = fm_page_receiver_open(w->store, arrived, ctx);
     for (int i = 0; i < LANES; i++) {
@@ -120,7 +122,7 @@ static inline void open_world(struct world *w, size_t pages, deed first, deed se
     w->memory = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(w->memory != MAP_FAILED);
     start_child(w, first, second);
-    open_stream(w, UINT64_C(1) << 30, options, NULL, NULL);
+    open_stream(w, &plenty, options, NULL, NULL);
 }
 
 static inline void close_stream(struct world *w)

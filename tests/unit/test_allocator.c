@@ -251,6 +251,102 @@ static void a_peer_s_absurd_number_does_not_wrap_around(void **state)
     fm_reservations_free(r);
 }
 
+#define MIB (1ull << 20)
+
+/* What `id` is promised after it has asked for `memory` in all, with `available` free; 0: refused.
+ */
+static uint64_t grown(struct fm_reservations *r, const char *id, uint64_t memory,
+                      uint64_t available, struct fm_error *err)
+{
+    struct fm_reserve_request more = request(id, memory, 0);
+    uint64_t promised = 0;
+
+    more.memory_available = available;
+    return fm_reserve_grow(r, &more, &promised, err) == 0 ? promised : 0;
+}
+
+static void a_promise_grows_in_steps(void **state)
+{
+    struct fm_reservations *r = fm_reservations_new("host-b", 0);
+    struct fm_reserve_request small = request("a", 100 * MIB, GIB);
+    const uint64_t first = fm_with_margin(100 * MIB);
+    struct fm_error err = {0};
+
+    (void)state;
+    assert_int_equal(fm_reserve(r, &small, &err), 0);
+    assert_int_equal(grown(r, "a", first - 1, 0, &err), first); /* it has that */
+    assert_int_equal(grown(r, "a", first + 1, 10 * GIB, &err), first + FM_RESERVE_STEP);
+    assert_int_equal(grown(r, "a", 4 * GIB, 10 * GIB, &err), 4 * GIB); /* all that it needs */
+    assert_int_equal(grown(r, "a", 4 * GIB + 1, 10 * GIB, &err),
+                     4 * GIB + 4 * GIB / FM_RESERVE_STEP_PART);
+    assert_int_equal(fm_reserved_total(r).count, 1);
+    assert_int_equal(fm_reserved_for(r, "a").memory, 4 * GIB + 4 * GIB / FM_RESERVE_STEP_PART);
+    assert_int_equal(fm_reserved_for(r, "a").disk, fm_with_margin(GIB));
+    fm_reserve_release(r, "a");
+    assert_int_equal(fm_reserved_total(r).memory, 0);
+    assert_int_equal(fm_reserved_for(r, "a").count, 0);
+    assert_int_equal(grown(r, "a", GIB, 10 * GIB, &err), 0);
+    assert_int_equal(err.code, FM_E_CANCELLED);
+    assert_int_equal(fm_reserved_total(r).count, 0);
+    fm_reservations_free(r);
+}
+
+static void a_promise_does_not_grow_into_what_is_not_free(void **state)
+{
+    struct fm_reservations *r = fm_reservations_new("host-b", GIB);
+    struct fm_error err = {0};
+
+    (void)state;
+    fm_reserve_force(r, "a", 2 * GIB, 0);
+    fm_reserve_force(r, "b", 3 * GIB, 0);
+    /* 1 GiB is kept, and 5 GiB are for those that lie in page stores yet. */
+    assert_int_equal(grown(r, "a", 3 * GIB + 1, 7 * GIB, &err), 0);
+    assert_int_equal(err.code, FM_E_NO_SPACE);
+    assert_string_equal(err.text,
+                        "'redis' has grown to 3.0 GiB of memory on its way, and host-b has no room "
+                        "for that: 2.0 GiB is promised to it, 1.0 GiB more is free beside 3.0 GiB "
+                        "promised to 1 other incoming container (limits.memory_reserve keeps 1.0 "
+                        "GiB); free memory there or choose another host");
+    assert_int_equal(fm_reserved_for(r, "a").memory, 2 * GIB); /* nothing was taken */
+    assert_int_equal(grown(r, "a", 2 * GIB + 1, 6 * GIB + MIB, &err),
+                     2 * GIB + MIB); /* all of it */
+    assert_int_equal(grown(r, "b", 3 * GIB + 1, 6 * GIB + MIB, &err), 0);
+    fm_reserve_release(r, "a");
+    assert_int_equal(grown(r, "b", 6 * GIB, 10 * GIB, &err), 6 * GIB);
+    assert_int_equal(grown(r, "b", UINT64_MAX, 10 * GIB, &err), 0);
+    fm_reservations_free(r);
+}
+
+static struct fm_reservations *shared;
+
+/* Grows its promise bit by bit until it is refused. */
+static void *grow_on(void *id)
+{
+    uint64_t memory = 0;
+
+    while ((memory = grown(shared, id, memory + MIB, 4 * GIB, NULL)))
+        continue;
+    return NULL;
+}
+
+static void two_that_grow_at_once_get_no_more_than_there_is(void **state)
+{
+    pthread_t threads[2];
+    char *const ids[2] = {"a", "b"};
+
+    (void)state;
+    shared = fm_reservations_new("host-b", GIB);
+    for (int i = 0; i < 2; i++) {
+        fm_reserve_force(shared, ids[i], 0, 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, grow_on, ids[i]), 0);
+    }
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    assert_true(fm_reserved_total(shared).memory <= 3 * GIB);
+    assert_true(fm_reserved_total(shared).memory > 3 * GIB - 2 * MIB);
+    fm_reservations_free(shared);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +358,9 @@ int main(void)
         cmocka_unit_test(a_second_request_of_the_same_migration_replaces_the_first),
         cmocka_unit_test(disk_and_the_host_s_own_share_count_too),
         cmocka_unit_test(a_peer_s_absurd_number_does_not_wrap_around),
+        cmocka_unit_test(a_promise_grows_in_steps),
+        cmocka_unit_test(a_promise_does_not_grow_into_what_is_not_free),
+        cmocka_unit_test(two_that_grow_at_once_get_no_more_than_there_is),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

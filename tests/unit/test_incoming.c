@@ -441,6 +441,86 @@ static void the_verdict_comes_in_time(void **state)
     incoming()->has_endpoint = true;
 }
 
+/* ---- memory that grows on its way ---- */
+
+#define MIB (1ll << 20)
+
+/* PREPARE with pre-copy; host b has 1 GiB. */
+static void prepare_growing(void)
+{
+    json_t *body = preparation();
+
+    world_set_strategy("pre-copy");
+    world.memory_available = 1024 * MIB;
+    json_object_set_new(body, "strategy", json_string("pre-copy"));
+    json_object_set_new(json_object_get(body, "needs"), "memory_bytes", json_integer(100 * MIB));
+    assert_int_equal(ask(FM_FRAME_PREPARE, body), 0);
+}
+
+static uint64_t promised(void)
+{
+    return fm_reserved_for(HOST_B->parts.reservations, ID).memory;
+}
+
+/* 0, or the code of the refusal. */
+static int grow_to(uint64_t bytes)
+{
+    struct on_host on = world_enter_host(HOST_B);
+
+    err = (struct fm_error){0};
+    int rc = fake_sink_needs(incoming()->sink, bytes, &err);
+    world_leave_host(&on);
+    return -rc;
+}
+
+static void the_promise_grows_with_the_memory(void **state)
+{
+    (void)state;
+    prepare_growing();
+    assert_int_equal(promised(), 105 * MIB);
+    assert_int_equal(grow_to(105 * MIB), 0);
+    assert_int_equal(promised(), 105 * MIB);
+    assert_int_equal(grow_to(106 * MIB), 0);
+    assert_int_equal(promised(), 169 * MIB);
+    assert_int_equal(grow_to(800 * MIB), 0);
+    assert_int_equal(grow_to(1025 * MIB), FM_E_NO_SPACE);
+    assert_non_null(strstr(err.text, "'redis' has grown to 1.0 GiB of memory"));
+    assert_int_equal(promised(), 800 * MIB);
+    assert_int_equal(ask(FM_FRAME_ABORT, NULL), 0);
+    assert_nothing_left();
+}
+
+static void the_promise_of_others_is_not_touched(void **state)
+{
+    struct fm_reservations *r = HOST_B->parts.reservations;
+
+    (void)state;
+    prepare_growing();
+    fm_reserve_force(r, "another", 800 * MIB, 0);
+    assert_int_equal(grow_to(250 * MIB), FM_E_NO_SPACE);
+    assert_non_null(strstr(err.text, "800.0 MiB promised to 1 other incoming container"));
+    fm_reserve_release(r, "another");
+    assert_int_equal(grow_to(250 * MIB), 0);
+}
+
+static void a_promise_outlives_its_daemon(void **state)
+{
+    (void)state;
+    source_begins();
+    prepare_growing();
+    assert_int_equal(ask(FM_FRAME_TREE, named("layer:" WORLD_LAYER)), 0);
+    assert_int_equal(ask(FM_FRAME_TREE, named("upper")), 0);
+    assert_int_equal(ask(FM_FRAME_ARM, NULL), 0);
+    assert_int_equal(grow_to(300 * MIB), 0);
+    assert_int_equal(ask(FM_FRAME_FROZEN, frozen()), 0);
+    world_crash(HOST_B);
+    world_start(HOST_B);
+    assert_int_equal(promised(), 300 * MIB);
+    source_decides(false);
+    world_settle();
+    assert_nothing_left();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -462,6 +542,9 @@ int main(void)
         TEST(a_commit_is_heard_again_after_a_restart),
         TEST(a_runtime_that_does_not_answer_is_no_death),
         TEST(the_verdict_comes_in_time),
+        TEST(the_promise_grows_with_the_memory),
+        TEST(the_promise_of_others_is_not_touched),
+        TEST(a_promise_outlives_its_daemon),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,7 +265,8 @@ static void open_inlet(struct inlet *in)
     *in = (struct inlet){0};
     snprintf(store_dir, sizeof(store_dir), "%s", STORE);
     assert_non_null(mkdtemp(store_dir));
-    in->store = fm_page_store_open(store_dir, 64 * fm_page_size(), &err);
+    in->store = fm_page_store_open(store_dir,
+                                   &(struct fm_page_room){.max_bytes = 64 * fm_page_size()}, &err);
     assert_non_null(in->store);
     in->receiver = fm_page_receiver_open(in->store, NULL, NULL);
     assert_int_equal(wire_pair_connect(&pair), 0);

@@ -28,7 +28,8 @@ static char dir[sizeof(STORE)];
 static struct fm_page_store *open_store(uint64_t max_bytes)
 {
     struct fm_error err = {0};
-    struct fm_page_store *s = fm_page_store_open(dir, max_bytes, &err);
+    struct fm_page_store *s =
+        fm_page_store_open(dir, &(struct fm_page_room){.max_bytes = max_bytes}, &err);
 
     if (!s)
         fail_msg("%s", err.text);
@@ -142,6 +143,89 @@ static void test_no_space(void **state)
     fm_page_store_close(s);
 }
 
+/* Somebody who has a few pages more. */
+struct giver {
+    uint64_t step, most; /* bytes */
+    int asked;
+};
+
+static int give(void *ctx, uint64_t bytes, uint64_t *max_bytes, struct fm_error *err)
+{
+    struct giver *g = ctx;
+
+    g->asked++;
+    if (bytes > g->most)
+        return fm_error_set(err, FM_E_NO_SPACE, "the host has no more");
+    *max_bytes = bytes + g->step < g->most ? bytes + g->step : g->most;
+    return 0;
+}
+
+static struct fm_page_store *open_growing(struct giver *g, uint64_t max_bytes)
+{
+    const struct fm_page_room room = {.max_bytes = max_bytes, .grow = give, .ctx = g};
+    struct fm_page_store *s = fm_page_store_open(dir, &room, NULL);
+
+    assert_non_null(s);
+    return s;
+}
+
+static void test_grows(void **state)
+{
+    struct giver g = {.step = pages(3), .most = pages(20)};
+    struct fm_page_store *s = open_growing(&g, pages(10));
+    struct fm_error err = {0};
+    fm_autofree uint8_t *content = fm_xcalloc(1, pages(4));
+
+    (void)state;
+    assert_int_equal(put(s, 1, BASE, 10, 'a'), 0);
+    assert_int_equal(put(s, 1, BASE, 10, 'b'), 0); /* again: nothing more */
+    assert_int_equal(g.asked, 0);
+    assert_int_equal(put(s, 1, BASE + pages(10), 1, 'c'), 0);
+    assert_int_equal(put(s, 2, BASE, 3, 'd'), 0); /* of the step */
+    assert_int_equal(g.asked, 1);
+    assert_int_equal(put(s, 2, BASE + pages(3), 4, 'e'), 0);
+    assert_int_equal(g.asked, 2);
+    assert_int_equal(fm_page_store_write(s, 2, BASE + pages(7), content, pages(4), &err),
+                     -FM_E_NO_SPACE);
+    assert_string_equal(err.text, "the host has no more");
+    assert_int_equal(fm_page_store_bytes(s), pages(18)); /* nothing of that is kept */
+    assert_int_equal(put(s, 2, BASE + pages(7), 2, 'f'), 0);
+    assert_int_equal(put(s, 3, BASE, 1, 'g'), -FM_E_NO_SPACE);
+    assert_int_equal(occupied(), pages(20));
+    expect(s, 1, BASE + pages(9), 'b');
+    expect(s, 1, BASE + pages(10), 'c');
+    expect(s, 2, BASE + pages(8), 'f');
+    fm_page_store_close(s);
+}
+
+/* What the source keeps comes when there is no way back: it is known before whether it fits. */
+static void test_room_for_what_is_missing(void **state)
+{
+    struct giver g = {.most = pages(20)};
+    struct fm_page_store *s = open_growing(&g, pages(10));
+    struct fm_ranges present = {0}, missing = {0}, more = {0};
+    struct fm_error err = {0};
+
+    (void)state;
+    fm_ranges_append(&present, BASE, BASE + pages(30));
+    fm_ranges_append(&missing, BASE + pages(4), BASE + pages(14));
+    fm_ranges_append(&more, BASE + pages(4), BASE + pages(15));
+    assert_int_equal(put(s, 1, BASE, 8, 'a'), 0); /* 4 of them are missing: older ones are there */
+    assert_int_equal(fm_page_store_settle(s, 1, &present, &missing, &err), 0);
+    assert_int_equal(fm_page_store_settle(s, 1, &present, &missing, &err), 0);
+    assert_int_equal(g.asked, 1);
+    assert_int_equal(fm_page_store_settle(s, 2, &present, &missing, &err), -FM_E_NO_SPACE);
+    assert_int_equal(fm_page_store_settle(s, 2, &present, NULL, &err), 0);
+    assert_int_equal(fm_page_store_settle(s, 1, &present, &more, &err), 0);
+    g.most = 0; /* from here on nobody has to be asked */
+    assert_int_equal(put(s, 1, BASE + pages(4), 11, 'b'), 0);
+    assert_int_equal(put(s, 1, BASE + pages(15), 1, 'c'), -FM_E_NO_SPACE);
+    fm_ranges_clear(&present);
+    fm_ranges_clear(&missing);
+    fm_ranges_clear(&more);
+    fm_page_store_close(s);
+}
+
 static void test_rejects(void **state)
 {
     const uint64_t top = UINT64_C(1) << 56;
@@ -228,7 +312,9 @@ static void *write_blocks(void *arg)
 
 static void test_two_writers(void **state)
 {
-    struct fm_page_store *s = open_store(PLENTY);
+    /* Whoever needs more asks; the other one goes on with what it got. */
+    struct giver g = {.step = pages(7), .most = pages(512 * 5)};
+    struct fm_page_store *s = open_growing(&g, 0);
     struct writer writers[2] = {{.store = s, .parity = 0}, {.store = s, .parity = 1}};
 
     (void)state;
@@ -241,6 +327,7 @@ static void test_two_writers(void **state)
     for (uint64_t page = 0; page < 512 * 5; page++)
         expect(s, 3, BASE + pages(page), (int)(page / 5 % 250) + 1);
     assert_int_equal(fm_page_store_bytes(s), pages(512 * 5));
+    assert_true(g.asked >= 512 * 5 / 12 && g.asked <= 512 * 5 / 8 + 1);
     fm_page_store_close(s);
 }
 
@@ -250,6 +337,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_write_read_zero, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_survives, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_no_space, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_grows, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_room_for_what_is_missing, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_rejects, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_settle, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_two_writers, make_dir, remove_dir),

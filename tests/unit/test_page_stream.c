@@ -455,7 +455,7 @@ static void test_serve(void **state)
     assert_true(w.memory != MAP_FAILED);
     start_child(&w, fill, NULL);
     a.base = (uint64_t)(uintptr_t)w.memory;
-    open_stream(&w, UINT64_C(1) << 30, &options, note_arrival, &a);
+    open_stream(&w, &plenty, &options, note_arrival, &a);
     /* Wanted before it is queued: kept until then. */
     a.wanted = a.base + 12345 * fm_page_size();
     assert_int_equal(

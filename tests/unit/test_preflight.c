@@ -362,6 +362,7 @@ static void this_host_has_all_its_facts(void **state)
     assert_int_equal(json_integer_value(json_object_get(cpu, "xfeatures")) & 3, 3);
 #endif
     assert_true(json_integer_value(json_object_get(facts, "memory_available")) > 0);
+    assert_true(fm_facts_memory_available() > 0);
     assert_true(json_integer_value(json_object_get(facts, "disk_free")) > 0);
     assert_true(json_is_array(json_object_get(facts, "lsm")));
     assert_non_null(json_string_value(json_object_get(facts, "cgroup")));

@@ -26,11 +26,12 @@
 #define FAULT_STACK (64 << 10)
 
 struct mc_options mc_options = {
-    .mib = 16, .rate = 500, .seed = 1, .status_ms = 250, .directory = "/tmp"};
+    .mib = 16, .rate = 500, .grow = 16, .seed = 1, .status_ms = 250, .directory = "/tmp"};
 size_t mc_page_size;
 
 static const struct mc_mode modes[] = {
     {"dirty", mc_mode_dirty, "one process, --mib of memory dirtied at --rate"},
+    {"grow", mc_mode_grow, "--mib of memory, and --grow more at --rate once D/grow exists"},
     {"tree", mc_mode_tree, "50 processes that inherit from each other"},
     {"threads", mc_mode_threads, "eight threads with memory of their own and in common"},
     {"cow", mc_mode_cow, "memory shared by fork until written"},
@@ -278,10 +279,11 @@ static int watch(const struct mc_mode **chosen, size_t count, int stop_fd)
 static void print_usage(void)
 {
     fprintf(stderr, "usage: memcheck [options] [MODE…]\n"
-                    "  --mib N --rate PAGES/S   of the mode dirty (default 16, 500)\n"
+                    "  --mib N --rate PAGES/S   of the modes dirty and grow (default 16, 500)\n"
+                    "  --grow N                 MiB more in the mode grow (default 16)\n"
                     "  --seed N                 (default 1)\n"
                     "  --status-ms N            a line on stdout in this interval (default 250)\n"
-                    "  --dir D                  for mapped files (default /tmp)\n"
+                    "  --dir D                  for mapped files, and for grow (default /tmp)\n"
                     "  --break MODE             corrupts its own memory after a while\n"
                     "modes (default: all):\n");
     for (size_t i = 0; i < MODES; i++)
@@ -300,13 +302,11 @@ static const struct mc_mode *mode_of(const char *name)
 
 static void parse(int argc, char **argv)
 {
-    static const struct option known[] = {{"mib", required_argument, NULL, 'm'},
-                                          {"rate", required_argument, NULL, 'r'},
-                                          {"seed", required_argument, NULL, 's'},
-                                          {"status-ms", required_argument, NULL, 't'},
-                                          {"dir", required_argument, NULL, 'd'},
-                                          {"break", required_argument, NULL, 'b'},
-                                          {0}};
+    static const struct option known[] = {
+        {"mib", required_argument, NULL, 'm'},       {"rate", required_argument, NULL, 'r'},
+        {"grow", required_argument, NULL, 'g'},      {"seed", required_argument, NULL, 's'},
+        {"status-ms", required_argument, NULL, 't'}, {"dir", required_argument, NULL, 'd'},
+        {"break", required_argument, NULL, 'b'},     {0}};
     int option;
 
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -316,6 +316,9 @@ static void parse(int argc, char **argv)
             break;
         case 'r':
             mc_options.rate = wl_number("--rate", optarg);
+            break;
+        case 'g':
+            mc_options.grow = wl_number("--grow", optarg);
             break;
         case 's':
             mc_options.seed = wl_number("--seed", optarg);

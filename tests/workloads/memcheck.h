@@ -18,8 +18,9 @@
 #include <sys/types.h>
 
 struct mc_options {
-    uint64_t mib;  /**< of the mode `dirty` */
-    uint64_t rate; /**< pages dirtied per second there */
+    uint64_t mib;  /**< of the modes `dirty` and `grow`, there at first */
+    uint64_t rate; /**< pages dirtied per second in `dirty`, added in `grow` */
+    uint64_t grow; /**< MiB that come to `grow` */
     uint64_t seed;
     uint64_t status_ms;    /**< a line of status in this interval */
     const char *directory; /**< for mapped files */
@@ -115,6 +116,7 @@ struct mc_mode {
 };
 
 void mc_mode_dirty(void *argument);
+void mc_mode_grow(void *argument);
 void mc_mode_tree(void *argument);
 void mc_mode_threads(void *argument);
 void mc_mode_cow(void *argument);

@@ -35,6 +35,39 @@ void mc_mode_dirty(void *argument)
     mc_regions_run(&region, 1, mc_options.rate);
 }
 
+/* ---- grow ------------------------------------------------------------------------------------ */
+
+#define GROW_TICK_US 2000
+
+static void add_page(struct mc_region *region)
+{
+    mc_region_fill(region, region->pages++);
+}
+
+void mc_mode_grow(void *argument)
+{
+    const uint64_t first = pages_of(mc_options.mib << 20);
+    const uint64_t most = first + pages_of(mc_options.grow << 20);
+    const uint64_t per_tick = mc_options.rate * GROW_TICK_US / 1000000 + 1;
+    struct mc_region region = {.base = mc_map(most * mc_page_size),
+                               .version = mc_map(most * sizeof(*region.version))};
+    char sign[256];
+
+    (void)argument;
+    mc_worker("grow");
+    snprintf(sign, sizeof(sign), "%s/grow", mc_options.directory);
+    while (region.pages < first)
+        add_page(&region);
+    for (bool grows = false;; mc_pause(GROW_TICK_US)) {
+        grows = grows || access(sign, F_OK) == 0;
+        for (uint64_t i = 0; grows && i < per_tick && region.pages < most; i++)
+            add_page(&region);
+        mc_region_dirty(&region, 1);
+        if (mc_region_verify(&region, 512))
+            mc_round();
+    }
+}
+
 /* ---- tree: init's child, 7 below it, 6 below each of these: 50 ------------------------------- */
 
 #define TREE_CHILDREN 7

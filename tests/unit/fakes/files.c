@@ -222,6 +222,11 @@ void __wrap_fm_restore_receive_abort(struct fm_restore_receiver *r)
 
 /* ---- the machine ---- */
 
+uint64_t __wrap_fm_facts_memory_available(void)
+{
+    return world.memory_available ? world.memory_available : UINT64_C(1) << 40;
+}
+
 json_t *fake_facts(void *ctx, struct fm_error *err)
 {
     struct passage p;
@@ -235,7 +240,7 @@ json_t *fake_facts(void *ctx, struct fm_error *err)
         json_pack("{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:b, s:I, s:I}", "arch", "x86_64",
                   "kernel", "6.1.0", "criu", "version", "4.1", "check", "ok", "runtime", "name",
                   "runc", "version", "1.1.5", "cgroup", "v2", "time_ns", 1, "memory_available",
-                  (json_int_t)1 << 40, "disk_free", (json_int_t)1 << 40);
+                  (json_int_t)fm_facts_memory_available(), "disk_free", (json_int_t)1 << 40);
     if (world.strategy)
         json_object_set_new(facts, "state_engine", fake_memory_ops.facts(NULL));
     return facts;

@@ -18,6 +18,7 @@ struct fm_memory_source {
 struct fm_memory_sink {
     struct host *host;
     char id[16];
+    struct fm_page_room room;
 };
 
 struct store *store_of(struct host *h, const char *id)
@@ -236,22 +237,30 @@ static struct fm_memory_sink *sink_new(struct host *h, const char *id)
     return s;
 }
 
-static int sink_open(void *ctx, const char *migration, uint64_t max_bytes,
+static int sink_open(void *ctx, const char *migration, const struct fm_page_room *room,
                      struct fm_memory_sink **sink, struct fm_error *err)
 {
     struct host *h = ctx;
     struct passage p;
 
-    (void)max_bytes;
     if (!world_enter(&p, "memory.sink_open"))
         return world_fail(&p, err);
     for (int i = 0; i < WORLD_JOBS && !store_of(h, migration); i++)
         if (!*h->stores[i].id)
             snprintf(h->stores[i].id, sizeof(h->stores[i].id), "%s", migration);
     int rc = world_leave(&p, 0, err);
-    if (rc == 0)
+    if (rc == 0) {
         *sink = sink_new(h, migration);
+        (*sink)->room = *room;
+    }
     return rc;
+}
+
+int fake_sink_needs(struct fm_memory_sink *s, uint64_t bytes, struct fm_error *err)
+{
+    if (bytes <= s->room.max_bytes)
+        return 0;
+    return s->room.grow(s->room.ctx, bytes, &s->room.max_bytes, err);
 }
 
 static int sink_find(void *ctx, const char *migration, const char *work_dir,

@@ -128,8 +128,9 @@ struct world {
     unsigned int calls, inject_at;
     const char *inject_what; /* instead of a number: the first call of this name */
     enum injection injection;
-    const char *broken_on_b; /* this call fails on host b as long as it is set */
-    const char *strategy;    /* of all migrations; NULL: cold, and nothing else works */
+    const char *broken_on_b;   /* this call fails on host b as long as it is set */
+    const char *strategy;      /* of all migrations; NULL: cold, and nothing else works */
+    uint64_t memory_available; /* on every host; 0: plenty */
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
@@ -202,6 +203,8 @@ extern const struct fm_network_ops fake_network_ops;
 extern const struct fm_follower fake_followers[WORLD_NOTICES];
 extern const struct fm_state_ops fake_state_ops;
 extern const struct fm_memory_ops fake_memory_ops;
+/* The pages that come need so many bytes, as the page store would say it. */
+int fake_sink_needs(struct fm_memory_sink *s, uint64_t bytes, struct fm_error *err);
 extern const struct fm_store_ops fake_store_ops;
 extern const struct fm_link_ops fake_link_ops;
 json_t *fake_facts(void *ctx, struct fm_error *err);

@@ -55,6 +55,7 @@ WRAPPED(int, fm_restore_receive_finish, struct fm_restore_receiver *r, const jso
         uint64_t *bytes, struct fm_error *err);
 WRAPPED(void, fm_restore_receive_abort, struct fm_restore_receiver *r);
 
+WRAPPED(uint64_t, fm_facts_memory_available, void);
 WRAPPED(json_t *, fm_facts_container, const struct fm_container *container, const pid_t *pids,
         size_t count, struct fm_error *err);
 WRAPPED(int, fm_leftover_end, const char *dir, uint64_t grace_ms, struct fm_error *err);
