@@ -25,6 +25,7 @@ struct fm_tracked {
 
     struct fm_memory_map noted; /* smaps, while it ran */
     uint64_t noted_locked;
+    bool noted_small;           /* the copy counts only when nothing has changed */
     struct fm_memory_map shown; /* of the final scan, with flags: what CRIU is shown; its flags may
                                    lie in `noted` */
     bool shown_flags_hold;      /* its flags are known to be those of the freeze */
@@ -57,7 +58,7 @@ struct fm_tracker {
     struct fm_tracked **items;
     size_t count;
     unsigned round;
-    uint64_t small_bytes;        /* processes up to here are read in the freeze itself */
+    uint64_t small_bytes;        /* FM_TRACKER_SMALL_BYTES, but for tests */
     struct fm_flag_watch *watch; /* of those that were noted, since before that; NULL: none */
     bool tells_guards;           /* the kernel flags mappings that may have guard regions */
     struct fm_error refusal;     /* why the last process that is not tracked is not */
