@@ -53,7 +53,7 @@ int fm_tracker_final(struct fm_tracker *t, const pid_t *pids, size_t count,
  * copy; with less than the second the copy counts only if no flag can have changed since (else
  * they are read in the freeze: some milliseconds, and madvise cannot come between). Tests set the
  * second to 0, which goes for both. */
-#define FM_TRACKER_TINY_BYTES (UINT64_C(8) << 20)
+#define FM_TRACKER_TINY_BYTES (UINT64_C(16) << 20)
 #define FM_TRACKER_SMALL_BYTES (UINT64_C(192) << 20)
 void fm_tracker_set_small(struct fm_tracker *t, uint64_t bytes);
 
