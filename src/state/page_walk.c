@@ -1,17 +1,31 @@
 #include "state/page_walk.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/text.h"
 
-/* A page takes some 10 ns: below this, a thread's start would cost more than it saves. */
+/* A page takes some 3 ns: below this, waking a thread costs more than it saves. */
 #define PIECE_BYTES (UINT64_C(64) << 20)
 #define PIECES_OF_ONE 64
-#define THREADS_MAX 4
+
+void fm_page_walkers_open(struct fm_page_walkers *w)
+{
+    *w = (struct fm_page_walkers){.crew = fm_crew_open(FM_CREW_MAX)};
+    fm_pagemap_reader_open(&w->readers[0]);
+    for (unsigned i = 1; i < fm_crew_size(w->crew); i++)
+        fm_pagemap_reader_copy(&w->readers[i], &w->readers[0]);
+}
+
+void fm_page_walkers_close(struct fm_page_walkers *w)
+{
+    fm_crew_close(w->crew);
+    for (unsigned i = 0; i < FM_CREW_MAX; i++)
+        fm_pagemap_reader_close(&w->readers[i]);
+    w->crew = NULL;
+}
+
+/* ---- pieces ---- */
 
 struct piece {
     struct fm_range range;
@@ -19,12 +33,11 @@ struct piece {
 };
 
 struct page_walk {
-    const struct fm_pagemap_reader *like;
+    struct fm_page_walkers *walkers;
     int fd;
     enum fm_pagemap_mode mode;
     struct piece *pieces;
     size_t count, capacity;
-    atomic_size_t next;
     atomic_int rc;
 };
 
@@ -37,55 +50,47 @@ static void add_piece(struct page_walk *w, uint64_t start, uint64_t end)
     w->pieces[w->count++] = (struct piece){.range = {start, end}};
 }
 
+uint64_t fm_page_walk_cut(uint64_t start, uint64_t end, uint64_t len)
+{
+    uint64_t page = fm_page_size(), table = page / sizeof(uint64_t) * page;
+
+    if (end - start <= len)
+        return end;
+    len = (start + len) / table * table; /* may be none beyond the start */
+    if (len <= start)
+        len = (start / table + 1) * table;
+    return len < end ? len : end;
+}
+
 /* Much address space may hold few pages: a bounded number of pieces. */
 static void cut(struct page_walk *w, const struct fm_ranges *mapped, uint64_t total)
 {
-    uint64_t page = fm_page_size(), len = total / PIECES_OF_ONE / page * page;
+    uint64_t len = total / PIECES_OF_ONE;
 
     if (len < PIECE_BYTES)
         len = PIECE_BYTES;
     for (size_t i = 0; i < mapped->count; i++) {
         uint64_t start = mapped->items[i].start, end = mapped->items[i].end;
 
-        for (; end - start > len; start += len)
-            add_piece(w, start, start + len);
-        add_piece(w, start, end);
+        for (uint64_t next; start < end; start = next) {
+            next = fm_page_walk_cut(start, end, len);
+            add_piece(w, start, next);
+        }
     }
 }
 
-static void *walk_pieces(void *arg)
+static void walk_piece(void *ctx, size_t index, unsigned member)
 {
-    struct page_walk *w = arg;
-    struct fm_pagemap_reader reader;
-    size_t i;
+    struct page_walk *w = ctx;
+    struct piece *p = &w->pieces[index];
+    int rc = atomic_load(&w->rc), none = 0;
 
-    fm_pagemap_reader_copy(&reader, w->like);
-    while ((i = atomic_fetch_add(&w->next, 1)) < w->count && !atomic_load(&w->rc)) {
-        struct piece *p = &w->pieces[i];
-        int rc = fm_pagemap_walk(&reader, w->fd, w->mode, p->range.start, p->range.end, &p->present,
-                                 &p->dirty);
-
-        if (rc < 0)
-            atomic_store(&w->rc, rc);
-    }
-    fm_pagemap_reader_close(&reader);
-    return NULL;
-}
-
-static void run(struct page_walk *w, size_t threads)
-{
-    pthread_t helpers[THREADS_MAX];
-    size_t started = 0;
-    sigset_t all, before;
-
-    sigfillset(&all); /* signals are for the threads that know of them */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started + 1 < threads && pthread_create(&helpers[started], NULL, walk_pieces, w) == 0)
-        started++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    walk_pieces(w);
-    while (started > 0)
-        pthread_join(helpers[--started], NULL);
+    if (rc < 0) /* of no use any more */
+        return;
+    rc = fm_pagemap_walk(&w->walkers->readers[member], w->fd, w->mode, p->range.start, p->range.end,
+                         &p->present, &p->dirty);
+    if (rc < 0)
+        atomic_compare_exchange_strong(&w->rc, &none, rc);
 }
 
 static void append(struct fm_ranges *to, struct fm_ranges *from)
@@ -94,6 +99,8 @@ static void append(struct fm_ranges *to, struct fm_ranges *from)
         fm_ranges_append(to, from->items[i].start, from->items[i].end);
     fm_ranges_clear(from);
 }
+
+/* ---- the walk ---- */
 
 static int walk_alone(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
                       const struct fm_ranges *mapped, struct fm_ranges *present,
@@ -107,17 +114,16 @@ static int walk_alone(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode 
     return rc;
 }
 
-int fm_page_walk(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
+int fm_page_walk(struct fm_page_walkers *walkers, int fd, enum fm_pagemap_mode mode,
                  const struct fm_ranges *mapped, struct fm_ranges *present, struct fm_ranges *dirty)
 {
-    struct page_walk w = {.like = r, .fd = fd, .mode = mode};
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    struct page_walk w = {.walkers = walkers, .fd = fd, .mode = mode};
     uint64_t total = fm_ranges_bytes(mapped);
 
-    if (total < 2 * PIECE_BYTES || processors < 2)
-        return walk_alone(r, fd, mode, mapped, present, dirty);
+    if (total < 2 * PIECE_BYTES || fm_crew_size(walkers->crew) < 2)
+        return walk_alone(&walkers->readers[0], fd, mode, mapped, present, dirty);
     cut(&w, mapped, total);
-    run(&w, processors < THREADS_MAX ? (size_t)processors : THREADS_MAX);
+    fm_crew_run(walkers->crew, walk_piece, &w, w.count);
     for (size_t i = 0; i < w.count; i++) {
         append(present, &w.pieces[i].present);
         append(dirty, &w.pieces[i].dirty);

@@ -66,11 +66,17 @@ uint64_t fm_pagemap_zero_pfn(void)
     return entry & ENTRY_PRESENT ? entry & ENTRY_PFN : 0;
 }
 
+/* Memory that is there: within a freeze its first touch would cost more than the walk. */
+static void *new_buffer(void)
+{
+    return memset(fm_xmalloc(BUFFER_SIZE), 0, BUFFER_SIZE);
+}
+
 void fm_pagemap_reader_open(struct fm_pagemap_reader *r)
 {
     fm_autoclose int fd = fm_pagemap_open(getpid());
 
-    *r = (struct fm_pagemap_reader){.buffer = fm_xmalloc(BUFFER_SIZE)};
+    *r = (struct fm_pagemap_reader){.buffer = new_buffer()};
     if (fd < 0)
         return;
     r->scans = accepts(fd, FM_PAGE_IS_PRESENT);
@@ -82,7 +88,7 @@ void fm_pagemap_reader_open(struct fm_pagemap_reader *r)
 void fm_pagemap_reader_copy(struct fm_pagemap_reader *r, const struct fm_pagemap_reader *like)
 {
     *r = *like;
-    r->buffer = fm_xmalloc(BUFFER_SIZE);
+    r->buffer = new_buffer();
 }
 
 void fm_pagemap_reader_close(struct fm_pagemap_reader *r)
@@ -107,6 +113,7 @@ int fm_pagemap_open(pid_t pid)
 struct walk {
     struct fm_ranges *present, *dirty;
     uint64_t present_end, dirty_end;
+    uint64_t told_end; /* of the last region */
 };
 
 static void append_behind(struct fm_ranges *ranges, uint64_t *behind, uint64_t start, uint64_t end)
@@ -126,9 +133,18 @@ static void found(struct walk *w, uint64_t start, uint64_t end, bool dirty)
         append_behind(w->dirty, &w->dirty_end, start, end);
 }
 
+/* What makes a page one without content: holes are neither present nor swapped. */
+#define NOTHING (FM_PAGE_IS_PFNZERO | FM_PAGE_IS_GUARD)
+#define CONTENT (FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED)
+
+static bool region_has_content(const struct fm_page_region *region)
+{
+    return (region->categories & CONTENT) && !(region->categories & NOTHING);
+}
+
 static bool region_is_dirty(const struct fm_page_region *region, enum fm_pagemap_mode mode)
 {
-    if (mode == FM_PAGEMAP_EVERYTHING)
+    if (mode == FM_PAGEMAP_EVERYTHING || mode == FM_PAGEMAP_STILL)
         return true;
     if (mode == FM_PAGEMAP_SOFT_DIRTY)
         return region->categories & FM_PAGE_IS_SOFT_DIRTY;
@@ -137,26 +153,71 @@ static bool region_is_dirty(const struct fm_page_region *region, enum fm_pagemap
            !(region->categories & FM_PAGE_IS_WPALLOWED);
 }
 
+static bool tells_exceptions(enum fm_pagemap_mode mode)
+{
+    return mode != FM_PAGEMAP_EVERYTHING && mode != FM_PAGEMAP_PROTECT;
+}
+
+/* Asks for all pages with content. */
+static void ask_for_content(const struct fm_pagemap_reader *r, enum fm_pagemap_mode mode,
+                            struct fm_page_scan *request)
+{
+    request->category_inverted = request->category_mask =
+        r->sees_guards ? NOTHING : FM_PAGE_IS_PFNZERO;
+    request->category_anyof_mask = request->return_mask = CONTENT;
+    if (mode == FM_PAGEMAP_PROTECT) {
+        request->flags = FM_PAGE_SCAN_WP_MATCHING | FM_PAGE_SCAN_CHECK_WPASYNC;
+        request->return_mask |= FM_PAGE_IS_WRITTEN | FM_PAGE_IS_WPALLOWED;
+    }
+}
+
+/* Asks for all but the present and clean pages: what is told costs the kernel 8 ns a page, what is
+ * not 3. */
+static void ask_for_exceptions(const struct fm_pagemap_reader *r, enum fm_pagemap_mode mode,
+                               struct fm_page_scan *request)
+{
+    uint64_t nothing = r->sees_guards ? NOTHING : FM_PAGE_IS_PFNZERO;
+
+    request->category_inverted = FM_PAGE_IS_PRESENT;
+    request->category_anyof_mask = FM_PAGE_IS_PRESENT | nothing;
+    if (mode == FM_PAGEMAP_SOFT_DIRTY)
+        request->category_anyof_mask |= FM_PAGE_IS_SOFT_DIRTY;
+    if (mode == FM_PAGEMAP_WRITTEN) {
+        request->category_inverted |= FM_PAGE_IS_WPALLOWED;
+        request->category_anyof_mask |= FM_PAGE_IS_WRITTEN | FM_PAGE_IS_WPALLOWED;
+    }
+    request->return_mask = request->category_anyof_mask | CONTENT;
+}
+
 static void request_init(const struct fm_pagemap_reader *r, enum fm_pagemap_mode mode,
                          struct fm_page_scan *request)
 {
-    uint64_t excluded = FM_PAGE_IS_PFNZERO | (r->sees_guards ? FM_PAGE_IS_GUARD : 0);
-
     *request = (struct fm_page_scan){
         .size = sizeof(*request),
-        .flags =
-            mode == FM_PAGEMAP_PROTECT ? FM_PAGE_SCAN_WP_MATCHING | FM_PAGE_SCAN_CHECK_WPASYNC : 0,
         .vec = (uintptr_t)r->buffer,
         .vec_len = REGIONS,
-        .category_inverted = excluded,
-        .category_mask = excluded,
-        .category_anyof_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED,
-        .return_mask = FM_PAGE_IS_PRESENT | FM_PAGE_IS_SWAPPED,
     };
-    if (mode == FM_PAGEMAP_SOFT_DIRTY)
-        request->return_mask |= FM_PAGE_IS_SOFT_DIRTY;
-    else if (mode != FM_PAGEMAP_EVERYTHING)
-        request->return_mask |= FM_PAGE_IS_WRITTEN | FM_PAGE_IS_WPALLOWED;
+    if (tells_exceptions(mode))
+        ask_for_exceptions(r, mode, request);
+    else
+        ask_for_content(r, mode, request);
+}
+
+/* What was not told before an exception, and after the last one, is present and clean. */
+static void found_untold(struct walk *w, enum fm_pagemap_mode mode, uint64_t end)
+{
+    if (tells_exceptions(mode))
+        found(w, w->told_end, end, mode == FM_PAGEMAP_STILL);
+}
+
+static void found_region(struct walk *w, enum fm_pagemap_mode mode,
+                         const struct fm_page_region *region)
+{
+    found_untold(w, mode, region->start);
+    if (region_has_content(region))
+        found(w, region->start, region->end, region_is_dirty(region, mode));
+    if (region->end > w->told_end)
+        w->told_end = region->end;
 }
 
 static int walk_by_scan(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mode,
@@ -176,10 +237,11 @@ static int walk_by_scan(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mod
         if (n < 0)
             return -errno;
         for (int i = 0; i < n; i++)
-            found(w, regions[i].start, regions[i].end, region_is_dirty(&regions[i], mode));
+            found_region(w, mode, &regions[i]);
         /* walk_end alone does not tell the end of the walk: it may lie before `end`. */
         start = request.walk_end;
     } while (n < 0 || (n == (int)REGIONS && start < end));
+    found_untold(w, mode, end);
     return 0;
 }
 
@@ -236,7 +298,7 @@ int fm_pagemap_walk(struct fm_pagemap_reader *r, int fd, enum fm_pagemap_mode mo
                     uint64_t end, struct fm_ranges *present, struct fm_ranges *dirty)
 {
     struct mark present_mark = mark_of(present), dirty_mark = mark_of(dirty);
-    struct walk w = {present, dirty, start, start};
+    struct walk w = {present, dirty, start, start, start};
     int rc = r->scans ? walk_by_scan(r, fd, mode, start, end, &w)
                       : walk_by_read(r, fd, mode, start, end, &w);
 

@@ -9,9 +9,12 @@
 /* What counts as dirty among the pages with content. */
 enum fm_pagemap_mode {
     FM_PAGEMAP_EVERYTHING, /* all of them */
+    FM_PAGEMAP_PROTECT,    /* those without the userfaultfd's write protection, and protects them in
+                              the same step; -EPERM where the mapping is not registered for that */
+    /* Of a process that stands still, and of ranges that are mapped throughout: the kernel tells
+     * the exceptions only, a third of the time. */
+    FM_PAGEMAP_STILL,      /* all of them */
     FM_PAGEMAP_WRITTEN,    /* those without the userfaultfd's write protection */
-    FM_PAGEMAP_PROTECT,    /* the same, and protects them in the same step; -EPERM where the
-                              mapping is not registered for that */
     FM_PAGEMAP_SOFT_DIRTY, /* those with the soft-dirty bit */
 };
 

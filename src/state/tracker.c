@@ -14,7 +14,6 @@
 #include "base/text.h"
 #include "state/direct_io.h"
 #include "state/inject.h"
-#include "state/page_walk.h"
 #include "state/tracker_backend.h"
 
 const char *fm_tracker_text(enum fm_tracker_kind kind)
@@ -62,8 +61,8 @@ struct fm_tracker *fm_tracker_open(enum fm_tracker_kind kind, struct fm_error *e
     t->small_bytes = FM_TRACKER_SMALL_BYTES;
     t->backend = backends[kind];
     t->tells_guards = fm_tracker_kernel_tells_guards();
-    fm_pagemap_reader_open(&t->reader);
-    if (kind == FM_TRACKER_PAGEMAP_SCAN && !t->reader.scans) {
+    fm_page_walkers_open(&t->walkers);
+    if (kind == FM_TRACKER_PAGEMAP_SCAN && !t->walkers.readers[0].scans) {
         fm_tracker_close(t);
         fm_error_set(err, FM_E_REFUSED, "the kernel has no PAGEMAP_SCAN (Linux 6.7)");
         return NULL;
@@ -79,7 +78,7 @@ void fm_tracker_close(struct fm_tracker *t)
         forget(t, t->items[i]);
     free(t->items);
     fm_tracker_unwatch_maps(t);
-    fm_pagemap_reader_close(&t->reader);
+    fm_page_walkers_close(&t->walkers);
     free(t);
 }
 
@@ -227,7 +226,7 @@ int fm_tracker_walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode)
 
     fm_ranges_clear(&answer->present);
     fm_ranges_clear(&answer->dirty);
-    return fm_page_walk(&v->tracker->reader, v->pagemap, mode, &answer->mapped, &answer->present,
+    return fm_page_walk(&v->tracker->walkers, v->pagemap, mode, &answer->mapped, &answer->present,
                         &answer->dirty);
 }
 
@@ -279,8 +278,7 @@ static int visit_frozen(struct fm_tracker *t, struct fm_tracker_visit *v)
 {
     const struct fm_tracked *p = v->process;
 
-    return p->attached && !p->foreign ? t->backend->final(v)
-                                      : fm_tracker_walk(v, FM_PAGEMAP_EVERYTHING);
+    return p->attached && !p->foreign ? t->backend->final(v) : fm_tracker_walk(v, FM_PAGEMAP_STILL);
 }
 
 int fm_tracker_read_map(pid_t pid, const struct fm_process_status *status,

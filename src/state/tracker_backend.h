@@ -4,7 +4,7 @@
 
 #include "state/flag_watch.h"
 #include "state/memory_map.h"
-#include "state/pagemap.h"
+#include "state/page_walk.h"
 #include "state/process_status.h"
 #include "state/tracker.h"
 
@@ -25,6 +25,7 @@ struct fm_tracked {
 
     struct fm_memory_map noted; /* smaps, while it ran */
     uint64_t noted_locked;
+    bool noted_small;           /* the copy counts only when nothing has changed */
     struct fm_memory_map shown; /* of the final scan, with flags: what CRIU is shown; its flags may
                                    lie in `noted` */
     bool shown_flags_hold;      /* its flags are known to be those of the freeze */
@@ -53,15 +54,20 @@ struct fm_tracker_backend {
 struct fm_tracker {
     enum fm_tracker_kind kind;
     const struct fm_tracker_backend *backend; /* NULL: nothing is tracked */
-    struct fm_pagemap_reader reader;
+    struct fm_page_walkers walkers;
     struct fm_tracked **items;
     size_t count;
     unsigned round;
-    uint64_t small_bytes;        /* processes up to here are read in the freeze itself */
+    uint64_t small_bytes;        /* FM_TRACKER_SMALL_BYTES, but for tests */
     struct fm_flag_watch *watch; /* of those that were noted, since before that; NULL: none */
     bool tells_guards;           /* the kernel flags mappings that may have guard regions */
     struct fm_error refusal;     /* why the last process that is not tracked is not */
 };
+/* That of the thread which has the tracker. */
+static inline struct fm_pagemap_reader *fm_tracker_reader(struct fm_tracker *t)
+{
+    return &t->walkers.readers[0];
+}
 /* Knows it from here on, or again; *found is NULL when it has ended or is a thread. */
 int fm_tracker_see(struct fm_tracker *t, pid_t pid, struct fm_tracked **found,
                    struct fm_error *err);

@@ -41,14 +41,14 @@ bool fm_tracker_kernel_tells_guards(void)
     return m && m->flags && fm_mapping_has_flag(m, "gu");
 }
 
-static bool is_small(const struct fm_tracker *t, pid_t pid)
+static uint64_t resident_bytes(pid_t pid)
 {
     fm_autofree char *path = fm_strf("/proc/%d/statm", (int)pid);
     fm_autofree char *line = fm_file_line(path);
     unsigned long long size, resident;
 
-    return line && sscanf(line, "%llu %llu", &size, &resident) == 2 &&
-           resident * fm_page_size() < t->small_bytes;
+    return line && sscanf(line, "%llu %llu", &size, &resident) == 2 ? resident * fm_page_size()
+                                                                    : UINT64_MAX;
 }
 
 void fm_tracker_unwatch_maps(struct fm_tracker *t)
@@ -75,12 +75,17 @@ static void watch(struct fm_tracker *t, const struct fm_tracked *p)
 /* FM_E_NOT_FOUND: it has ended. */
 static int note(struct fm_tracker *t, struct fm_tracked *p, struct fm_error *err)
 {
+    uint64_t resident = resident_bytes(p->pid);
     struct fm_process_status status;
-    int rc = fm_process_status_read(p->pid, &status, err);
+    int rc;
 
+    if (resident < t->small_bytes && resident < FM_TRACKER_TINY_BYTES)
+        return 0;
+    rc = fm_process_status_read(p->pid, &status, err);
     if (rc < 0)
         return rc;
     watch(t, p);
+    p->noted_small = resident < t->small_bytes;
     p->noted_locked = status.locked_bytes;
     return fm_memory_map_read_flags(p->pid, &p->noted, err);
 }
@@ -103,7 +108,7 @@ int fm_tracker_note_maps(struct fm_tracker *t, const pid_t *pids, size_t count,
             continue;
         fm_memory_map_clear(&p->shown);
         fm_memory_map_clear(&p->noted);
-        rc = is_small(t, p->pid) ? 0 : note(t, p, err);
+        rc = note(t, p, err);
         if (rc == -FM_E_NOT_FOUND)
             rc = 0;
     }
@@ -159,10 +164,11 @@ int fm_tracker_show_maps(struct fm_tracker *t, struct fm_tracked *p,
                          const struct fm_process_status *status, struct fm_error *err)
 {
     fm_memory_map_clear(&p->shown);
-    if (p->noted.count > 0 && p->noted_locked == status->locked_bytes) {
+    p->shown_flags_hold = fm_flag_watch_is_quiet(t->watch, p->pid);
+    if (p->noted.count > 0 && p->noted_locked == status->locked_bytes &&
+        (p->shown_flags_hold || !p->noted_small)) {
         int rc = fm_memory_map_read(p->pid, &p->shown, err);
 
-        p->shown_flags_hold = fm_flag_watch_is_quiet(t->watch, p->pid);
         if (rc < 0 || complete(&p->shown, &p->noted))
             return rc;
         fm_memory_map_clear(&p->shown);

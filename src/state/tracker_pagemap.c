@@ -77,7 +77,7 @@ static int protect(struct fm_tracker_visit *v, const struct fm_mapping *m)
 {
     struct fm_process_memory *answer = v->answer;
     int uffd = v->process->uffd, rc;
-    bool known = fm_pagemap_is_registered(&v->tracker->reader, v->pagemap, m->start);
+    bool known = fm_pagemap_is_registered(fm_tracker_reader(v->tracker), v->pagemap, m->start);
 
     rc = register_mapping(uffd, m->start, m->end);
     if (rc < 0) {
@@ -87,8 +87,8 @@ static int protect(struct fm_tracker_visit *v, const struct fm_mapping *m)
     }
     if (!known && leaves_marks() && (rc = unprotect(uffd, m->start, m->end)) < 0)
         return rc;
-    return fm_pagemap_walk(&v->tracker->reader, v->pagemap, FM_PAGEMAP_PROTECT, m->start, m->end,
-                           &answer->present, &answer->dirty);
+    return fm_pagemap_walk(fm_tracker_reader(v->tracker), v->pagemap, FM_PAGEMAP_PROTECT, m->start,
+                           m->end, &answer->present, &answer->dirty);
 }
 
 static int scan_round(struct fm_tracker_visit *v)
@@ -109,8 +109,8 @@ static int scan_round(struct fm_tracker_visit *v)
             continue;
         }
         /* It changed just now, or is not ours. */
-        rc = fm_pagemap_walk(&v->tracker->reader, v->pagemap, FM_PAGEMAP_EVERYTHING, m->start,
-                             m->end, &answer->present, &answer->dirty);
+        rc = fm_pagemap_walk(fm_tracker_reader(v->tracker), v->pagemap, FM_PAGEMAP_EVERYTHING,
+                             m->start, m->end, &answer->present, &answer->dirty);
         if (rc < 0)
             return rc;
     }

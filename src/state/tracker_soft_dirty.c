@@ -30,8 +30,8 @@ static void detach(struct fm_tracked *p)
 
 static int walk(struct fm_tracker_visit *v, enum fm_pagemap_mode mode, uint64_t start, uint64_t end)
 {
-    return fm_pagemap_walk(&v->tracker->reader, v->pagemap, mode, start, end, &v->answer->present,
-                           &v->answer->dirty);
+    return fm_pagemap_walk(fm_tracker_reader(v->tracker), v->pagemap, mode, start, end,
+                           &v->answer->present, &v->answer->dirty);
 }
 
 /* Marks count where they were cleared in an earlier round. Elsewhere, in what was locked then, say,

@@ -283,7 +283,7 @@ static void many_walkers_find_what_one_finds(void **state)
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     struct fm_ranges mapped = {0}, present[2] = {0}, dirty[2] = {0};
     fm_autoclose int fd = fm_pagemap_open(getpid());
-    struct fm_pagemap_reader r;
+    struct fm_page_walkers walkers;
     uint64_t start = (uintptr_t)p;
 
     (void)state;
@@ -292,12 +292,13 @@ static void many_walkers_find_what_one_finds(void **state)
         memset(p + (at > 0 ? at - 3 * PAGE : 0), 1, (2 + at / MIB % 5) * PAGE);
     fm_ranges_append(&mapped, start, start + len);
     fm_ranges_append(&mapped, start + len + PAGE, start + len + rest);
-    fm_pagemap_reader_open(&r);
-    assert_int_equal(fm_page_walk(&r, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]),
-                     0);
+    fm_page_walkers_open(&walkers);
+    assert_int_equal(
+        fm_page_walk(&walkers, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]), 0);
     for (size_t i = 0; i < mapped.count; i++)
-        assert_int_equal(fm_pagemap_walk(&r, fd, FM_PAGEMAP_EVERYTHING, mapped.items[i].start,
-                                         mapped.items[i].end, &present[1], &dirty[1]),
+        assert_int_equal(fm_pagemap_walk(&walkers.readers[0], fd, FM_PAGEMAP_EVERYTHING,
+                                         mapped.items[i].start, mapped.items[i].end, &present[1],
+                                         &dirty[1]),
                          0);
     assert_true(present[1].count > 60);
     assert_int_equal(present[0].count, present[1].count);
@@ -307,13 +308,14 @@ static void many_walkers_find_what_one_finds(void **state)
 
     /* An error of one is the error of all. */
     fm_ranges_append(&mapped, start + len + 2 * rest + 1, start + len + 2 * rest + 2);
-    assert_true(fm_page_walk(&r, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]) < 0);
+    assert_true(fm_page_walk(&walkers, fd, FM_PAGEMAP_EVERYTHING, &mapped, &present[0], &dirty[0]) <
+                0);
     for (int i = 0; i < 2; i++) {
         fm_ranges_clear(&present[i]);
         fm_ranges_clear(&dirty[i]);
     }
     fm_ranges_clear(&mapped);
-    fm_pagemap_reader_close(&r);
+    fm_page_walkers_close(&walkers);
     munmap(p, len + rest);
 }
 

@@ -46,6 +46,9 @@ static void await_peer(void)
         pause_us(100);
 }
 
+/* A child between tiny and small. */
+static bool is_small;
+
 /* Steps through changes; value[0] is a mapping of 16 pages. */
 static void change(struct board *b)
 {
@@ -62,6 +65,8 @@ static void change(struct board *b)
     peer.done = (volatile int *)&b->value[1];
     peer.ends = b->flag == 'Q';
     peer.stack = map_filled(STACK_PAGES, 0);
+    if (is_small)
+        map_filled(2 * FM_TRACKER_TINY_BYTES / PAGE, 1);
     if (strchr("PpQ", b->flag))
         start_peer(SIGCHLD);
     reach(b, 1);
@@ -129,7 +134,8 @@ struct shown {
     struct fm_memory_map map; /* that CRIU reads */
     uint64_t *hidden;
     size_t hidden_len;
-    bool known; /* that the flags are those of the freeze, without a walk */
+    bool known;  /* that the flags are those of the freeze, without a walk */
+    bool copied; /* from before the freeze */
     int verified;
     struct fm_error err;
 };
@@ -193,6 +199,7 @@ static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct s
 {
     fm_cleanup(fm_memory_scan_clear) struct fm_memory_scan scan = {0};
     struct board *board = new_board();
+    const struct fm_tracked *p;
     struct fm_tracker *t;
     struct mirror m = {0};
 
@@ -200,6 +207,8 @@ static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct s
     if (watched)
         need_watch();
     t = open_tracker(kind);
+    if (is_small)
+        fm_tracker_set_small(t, FM_TRACKER_SMALL_BYTES);
     board->flag = change_kind;
     child_start_on(&c, board, change, 0);
     await(&c, 1);
@@ -212,7 +221,10 @@ static void show(enum fm_tracker_kind kind, int change_kind, bool note, struct s
     scan_tree(t, &tree, true, &scan);
     check_order(&scan);
     assert_int_equal(fm_tracker_write_filter(t, &scan, scratch, &s->err), 0);
-    s->known = fm_tracker_find(t, c.pid)->shown_flags_hold;
+    p = fm_tracker_find(t, c.pid);
+    s->known = p->shown_flags_hold;
+    s->copied = p->noted.count > 0 && p->shown.items[0].flags >= p->noted.text &&
+                p->shown.items[0].flags < p->noted.text + p->noted.len;
     s->verified = fm_tracker_verify_maps(t, &scan, &s->err);
     read_shown(c.pid, s);
     expect_hidden(s, &answer_of(&scan, c.pid)->mapped);
@@ -283,6 +295,33 @@ static void pages_are_walked_once(void **state)
     expect_known('u', true, true);
     if (access("/sys/kernel/tracing/events/syscalls/sys_enter_madvise", F_OK) == 0)
         expect_known('c', true, watched);
+}
+
+/* Of a small process the copy is shown only when nothing has changed. */
+static void expect_small(int change_kind, bool copied)
+{
+    struct shown s;
+
+    is_small = true;
+    show(FM_TRACKER_PAGEMAP_SCAN, change_kind, true, &s);
+    assert_int_equal(s.copied, copied);
+    assert_true(s.known);
+    expect_true(&s);
+    shown_clear(&s);
+    child_end(&c);
+    is_small = false;
+}
+
+static void small_processes_are_read_again_when_in_doubt(void **state)
+{
+    (void)state;
+    expect_small('-', watched);
+    expect_small('u', false);
+    expect_small('m', false);
+    expect_small('s', false);
+    expect_small('l', false);
+    expect_small('T', false);
+    expect_small('Q', false);
 }
 
 static void locked_memory_is_not_hidden(void **state)
@@ -397,6 +436,8 @@ int main(void)
         WALKED(what_is_shown_is_true),
         WATCHED(pages_are_walked_once),
         WALKED(pages_are_walked_once),
+        WATCHED(small_processes_are_read_again_when_in_doubt),
+        WALKED(small_processes_are_read_again_when_in_doubt),
         WATCHED(locked_memory_is_not_hidden),
         WALKED(locked_memory_is_not_hidden),
         WATCHED(flags_that_changed_unseen_are_found),
