@@ -71,6 +71,8 @@ int fm_lease_claim(struct fm_components *p, const struct fm_lease *lease, bool s
 int fm_claim_make(struct fm_components *p, const struct fm_lease *lease, bool settled,
                   json_t **conflict);
 int fm_claim_refuse(const json_t *conflict, struct fm_error *err);
+/* With the lock held: forgets other hosts' claims that are too old; how many of them are left. */
+size_t fm_claims_expire(struct fm_networks *n);
 /* With the lock held. */
 void fm_claim_drop(struct fm_networks *n, const char *network, const char *ip, const char *host);
 void fm_claim_forget(struct fm_components *p, const char *network, const char *ip,
