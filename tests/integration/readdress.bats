@@ -31,7 +31,7 @@ teardown_file()
 teardown()
 {
     cluster_cli c -q container remove --force web >/dev/null 2>&1 || true
-    remove_everywhere web
+    remove_everywhere web p1 p2 p3
     for host in a b; do
         on "$host" rm -f /var/lib/shared/health
     done
@@ -65,6 +65,9 @@ EOF
 @ IN NS ns.example.org.
 ns IN A $(address_of c)
 web IN A $old
+pool IN A 10.88.0.31
+pool IN A 10.88.0.32
+pool IN A 10.88.0.33
 EOF
     on c tee $dir/reverse.zone >/dev/null <<EOF
 \$TTL 600
@@ -85,6 +88,7 @@ followers()
 {
     local host=$1 text
     text="dns: {server: $2, zone: example.org, reverse_zones: [88.10.in-addr.arpa], key_name: fm, timeout: 1s,
+      names: [{container: p1, name: pool}, {container: p2, name: pool}, {container: p3, name: pool}],
       secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}"
     [ "$(on "$host" cat /etc/fleximigrate/followers.yaml 2>/dev/null)" != "$text" ] || return 0
     on "$host" tee /etc/fleximigrate/followers.yaml >/dev/null <<<"$text"
@@ -215,6 +219,52 @@ back_to_old()
     [ "$(on c redis-cli -h $old get key)" = value ]
     until_true all_equal
     cluster_cli a -q network remove blue
+}
+
+# pool: what BIND says of the name of three containers.
+pool()
+{
+    on c dig +noall +answer @"$(address_of c)" pool.example.org A | awk '{print $5, $2}' | sort | xargs
+}
+
+answers_d()
+{
+    [ "$(on d redis-cli -h "$1" ping)" = PONG ]
+}
+
+# all_at_once MIGRATION…: each "HOST NAME TO ADDRESS"; all of them succeed.
+all_at_once()
+{
+    local migration pids=() pid
+    for migration in "$@"; do
+        # shellcheck disable=SC2086 # words
+        set -- $migration
+        cluster_cli "$1" -q migrate "$2" --to "$3" --new-address "$4" >"$FM_WORK/$2.out" 2>&1 3>&- 4>&- &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do
+        wait "$pid" || fail "$(cat "$FM_WORK"/p?.out)"
+    done
+}
+
+@test "containers that share a name change their addresses at once: each is exchanged, and the TTL is restored" {
+    local i
+    for i in a:1 a:2 b:3; do
+        cluster_cli ${i%:*} -q run --name p${i#*:} --image "$(root_of redis)" --ip 10.88.0.3${i#*:} -- redis-server /etc/redis.conf
+        until_true answers_d 10.88.0.3${i#*:}
+    done
+    all_at_once "a p1 host-b 10.88.0.41" "a p2 host-b 10.88.0.42"
+    [ "$(pool)" = "10.88.0.33 600 10.88.0.41 600 10.88.0.42 600" ] || fail "$(pool)"
+    all_at_once "b p1 host-a 10.88.0.31" "b p2 host-a 10.88.0.32" "b p3 host-a 10.88.0.43"
+    [ "$(pool)" = "10.88.0.31 600 10.88.0.32 600 10.88.0.43 600" ] || fail "$(pool)"
+    all_at_once "a p1 host-b 10.88.0.41" "a p3 host-b 10.88.0.33"
+    # Of two daemons each address is exchanged as well.
+    all_at_once "b p1 host-a 10.88.0.31" "a p2 host-b 10.88.0.42"
+    [[ "$(pool)" == "10.88.0.31 "*" 10.88.0.33 "*" 10.88.0.42 "* ]] || fail "$(pool)"
+    for i in 31 33 42; do
+        answers_d 10.88.0.$i
+    done
+    until_true all_equal
 }
 
 # refused ADDRESS TEXT [OPTION…]
