@@ -290,3 +290,50 @@ refused()
     until_true all_equal
     zones_are_untouched
 }
+
+# stays CODE TEXT OPTION…: a migration to host b ends so with one line, and web is where and what it was.
+stays()
+{
+    local code=$1 text=$2 leases
+    shift 2
+    leases=$(cluster_cli a --json network list | jq -c '[.[] | [.name, .containers]]')
+    run --separate-stderr cluster_cli a -q migrate web --to host-b "$@"
+    # shellcheck disable=SC2154 # set by run
+    [ "$status" -eq "$code" ] && [ "${#stderr_lines[@]}" -eq 1 ] && [[ $stderr == *"$text"* ]] || fail "$*: expected $code '$text', got $status: $stderr" || return 1
+    assert_runs_only_on a web
+    [ "$(cluster_cli a --json network list | jq -c '[.[] | [.name, .containers]]')" = "$leases" ] ||
+        fail "$*: $(cluster_cli a network list)" || return 1
+    zones_are_untouched && until_true all_equal
+}
+
+@test "a network or an address that it cannot get: full, taken, outside, unknown, reserved" {
+    cluster_cli a -q network create blue --subnet 10.99.0.0/30 --gateway 10.99.0.1
+    cluster_cli c -q run --name other --image "$(root_of redis)" --network blue -- redis-server /etc/redis.conf
+    run_web
+    stays 4 "network 'blue' has no free address left in 10.99.0.0/30: remove a container, or make a larger network" --new-network blue
+    stays 4 "address 10.99.0.2 belongs to container 'other' on host-c; choose another" --new-network blue --new-address 10.99.0.2
+    stays 2 "10.99.0.1 of 'web' is the gateway's" --new-network blue --new-address 10.99.0.1
+    stays 2 "10.99.0.3 of 'web' is reserved" --new-network blue --new-address 10.99.0.3
+    stays 2 "outside of the subnet" --new-network blue --new-address 10.88.0.6
+    stays 2 "must be an IP address" --new-network blue --new-address 10.99.0
+    stays 3 "no network 'red': \`fleximigrate network list\` shows those there are" --new-network red --new-address 10.99.0.2
+    cluster_cli c -q container remove --force other
+    until_true cluster_cli a -q network remove blue
+}
+
+@test "a zone that the name server has not got fails PREPARATION, and nothing has changed" {
+    run_web
+    on a sed -i 's/zone: example.org/zone: example.net/' /etc/fleximigrate/followers.yaml
+    daemon_restart a
+    stays 5 "rolled back from PREPARATION" --new-address $new
+    [[ $stderr == *"zone example.net: it has not got this zone"* ]] || fail "$stderr"
+    on a sed -i 's/example.net/example.org/; s/88.10.in-addr/89.10.in-addr/' /etc/fleximigrate/followers.yaml
+    daemon_restart a # an address in none of the zones has no PTR
+    run -0 cluster_cli a -q migrate web --to host-b --new-address $new
+    [ -z "$(on c dig +short @"$(address_of c)" -x $new)" ]
+    followers b "$(address_of c)"
+    on c nsupdate -y "hmac-sha256:fm:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" <<<"server $(address_of c)
+update delete web.example.org A
+update add web.example.org 600 A $old
+send"
+}
