@@ -37,18 +37,19 @@ static void drop_claim(struct fm_claim **at)
     free(gone);
 }
 
-static size_t expire_claims(struct fm_networks *n)
+size_t fm_claims_expire(struct fm_networks *n)
 {
-    size_t count = 0;
+    uint64_t now = fm_now_ms();
+    size_t foreign = 0;
     for (struct fm_claim **at = &n->claims; *at;) {
-        if ((*at)->until_ms && fm_now_ms() >= (*at)->until_ms) {
+        if ((*at)->until_ms && now >= (*at)->until_ms) {
             drop_claim(at);
         } else {
-            count++;
+            foreign += (*at)->until_ms > 0;
             at = &(*at)->next;
         }
     }
-    return count;
+    return foreign;
 }
 
 static void add_claim(struct fm_networks *n, const struct fm_lease *lease, uint64_t until_ms)
@@ -150,7 +151,7 @@ static json_t *conflict_with_leases(struct fm_components *p, const struct fm_lea
         if (conflict)
             return conflict;
     }
-    expire_claims(p->networks);
+    fm_claims_expire(p->networks);
     for (struct fm_claim *c = p->networks->claims; c && !conflict; c = c->next)
         if (!is_own(lease, &c->lease, settled))
             conflict = conflict_with(lease, &c->lease);
@@ -222,6 +223,11 @@ int fm_claim_refuse(const json_t *conflict, struct fm_error *err)
 {
     const char *owner = text(conflict, "owner");
     const char *name = strchr(owner, ':');
+    if (json_is_true(json_object_get(conflict, "busy")))
+        return fm_error_set(err, FM_E_REFUSED,
+                            "host %.63s takes no further claim of an address: %d are open there; "
+                            "try again in %d seconds",
+                            text(conflict, "host"), CLAIMS_MAX, FOREIGN_CLAIM_MS / 1000);
     if (name)
         return fm_error_set(err, FM_E_REFUSED,
                             "%.100s belongs to host %.63s itself; choose another",
@@ -237,6 +243,7 @@ json_t *fm_leases_taken(struct fm_components *p, const char *network)
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);
     json_t *taken = json_object(), *doc;
     size_t i;
+    fm_claims_expire(p->networks);
     json_array_foreach(leases, i, doc)
     {
         json_object_set_new(taken, text(doc, "ip"), json_true());
@@ -274,6 +281,21 @@ int fm_lease_check(struct fm_components *p, const struct fm_container *c, struct
 
 /* --- between hosts --- */
 
+/* Notes another host's claim; a conflict when there is no room for it, since one that is not noted
+ * does not keep the next host away. */
+static json_t *note_claim(struct fm_components *p, const struct fm_lease *lease)
+{
+    struct fm_networks *n = p->networks;
+    fm_claim_drop(n, lease->network, lease->ip, lease->host);
+    if (fm_claims_expire(n) >= CLAIMS_MAX) {
+        fm_autofree char *own = fm_strf("host:%s", p->host);
+        return json_pack("{s:s, s:s, s:s, s:b}", "owner", own, "host", p->host, "what",
+                         "room for claims", "busy", 1);
+    }
+    add_claim(n, lease, fm_now_ms() + FOREIGN_CLAIM_MS);
+    return NULL;
+}
+
 json_t *fm_leases_answer_claim(struct fm_components *p, const char *peer, const json_t *body,
                                struct fm_error *err)
 {
@@ -288,11 +310,8 @@ json_t *fm_leases_answer_claim(struct fm_components *p, const char *peer, const 
     struct fm_networks *n = p->networks;
     pthread_mutex_lock(&n->lock);
     json_t *conflict = fm_lease_conflict(p, &lease, settled);
-    bool full = expire_claims(n) >= CLAIMS_MAX;
-    if (!conflict && !settled && !full) {
-        fm_claim_drop(n, lease.network, lease.ip, peer);
-        add_claim(n, &lease, fm_now_ms() + FOREIGN_CLAIM_MS);
-    }
+    if (!conflict && !settled)
+        conflict = note_claim(p, &lease);
     pthread_mutex_unlock(&n->lock);
     return json_pack("{s:o*}", "taken", conflict);
 }

@@ -2,6 +2,7 @@
 #include "migration/networks_internal.h"
 
 #include <string.h>
+#include <strings.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -13,14 +14,63 @@ static const char *text(const json_t *doc, const char *key)
     return value ? value : "";
 }
 
+/* --- record and lease --- */
+
+static const char *or_nothing(const char *value)
+{
+    return *value ? value : "nothing";
+}
+
+/* A port that `some` publish and `others` do not. */
+static void compare_ports(const struct fm_strv *some, const struct fm_strv *others,
+                          const char *which, const char *other, json_t *lines)
+{
+    for (size_t i = 0; i < some->count; i++) {
+        bool found = false;
+        for (size_t k = 0; k < others->count; k++)
+            found |= fm_streq(some->items[i], others->items[k]);
+        if (!found)
+            json_array_append_new(
+                lines, json_sprintf("%s publishes %s, %s does not", which, some->items[i], other));
+    }
+}
+
+json_t *fm_lease_differences(const json_t *doc, const struct fm_lease *record)
+{
+    fm_cleanup(fm_lease_clear) struct fm_lease lease = {0};
+    json_t *lines = json_array();
+    fm_autofree char *key = fm_strf("the lease %s/%s", record->network, record->ip);
+    fm_autofree char *name = fm_strf("container '%s'", record->owner);
+    struct fm_error err = {0};
+    if (fm_lease_from_json(doc, &lease, &err) < 0) {
+        json_array_append_new(lines, json_sprintf("%s of %s: %s", key, name, err.text));
+        return lines;
+    }
+    if (*record->mac && strcasecmp(record->mac, lease.mac) != 0)
+        json_array_append_new(lines, json_sprintf("%s has hardware address %s, %s %s", name,
+                                                  record->mac, key, or_nothing(lease.mac)));
+    if (!fm_streq(record->ip6, lease.ip6))
+        json_array_append_new(lines,
+                              json_sprintf("%s has second address %s, %s %s", name,
+                                           or_nothing(record->ip6), key, or_nothing(lease.ip6)));
+    compare_ports(&record->publish, &lease.publish, name, key, lines);
+    compare_ports(&lease.publish, &record->publish, key, name, lines);
+    return lines;
+}
+
+/* --- one does not stay without the other --- */
+
 /* A registry that cannot be read proves nothing. */
 static bool has_record(struct fm_components *p, const json_t *lease)
 {
     struct fm_error err = {0};
+    fm_cleanup(fm_lease_clear) struct fm_lease has = {0};
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "container", text(lease, "owner"), &err);
-    fm_autofree char *ip = fm_xstrdup(text(doc, "ip"));
-    ip[strcspn(ip, "/")] = '\0';
-    return doc ? fm_streq(ip, text(lease, "ip")) : err.code != FM_E_NOT_FOUND;
+    fm_autocontainer struct fm_container *c = doc ? fm_container_from_json(doc, &err) : NULL;
+    if (!c)
+        return err.code != FM_E_NOT_FOUND;
+    fm_lease_of(c, p->host, &has);
+    return fm_streq(has.network, text(lease, "network")) && fm_streq(has.ip, text(lease, "ip"));
 }
 
 static void drop_lost(struct fm_components *p, const json_t *moving)
@@ -43,7 +93,7 @@ static void drop_lost(struct fm_components *p, const json_t *moving)
     }
 }
 
-/* A container of this host: the lease is its, and is here. */
+/* A container of this host: the lease is its, is here, and says what the record says. */
 static void keep(struct fm_components *p, const struct fm_container *c)
 {
     fm_cleanup(fm_lease_clear) struct fm_lease lease = {0};
@@ -51,7 +101,9 @@ static void keep(struct fm_components *p, const struct fm_container *c)
     fm_lease_of(c, p->host, &lease);
     fm_autofree char *key = fm_strf("%s/%s", lease.network, lease.ip);
     json_auto_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, NULL);
-    if (fm_streq(text(doc, "owner"), c->name) && fm_streq(text(doc, "host"), p->host))
+    json_auto_t *differences = fm_lease_differences(doc, &lease);
+    if (fm_streq(text(doc, "owner"), c->name) && fm_streq(text(doc, "host"), p->host) &&
+        json_array_size(differences) == 0)
         return;
     if (fm_lease_claim(p, &lease, true, &err) < 0 || fm_lease_move(p, c, p->host, NULL, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Container %s has no lease: %s.", c->name, err.text);

@@ -226,8 +226,9 @@ static int move(struct fm_components *p, const struct fm_lease *l, json_t **doc,
 {
     json_auto_t *before = owned(p, l);
     json_auto_t *after = fm_lease_to_json(l);
+    json_auto_t *differences = before ? fm_lease_differences(before, l) : NULL;
     if (fm_streq(json_string_value(json_object_get(before, "host")), l->host) &&
-        json_equal(json_object_get(before, "publish"), json_object_get(after, "publish"))) {
+        json_array_size(differences) == 0) {
         *doc = json_incref(before);
         return 0;
     }

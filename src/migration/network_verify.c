@@ -1,7 +1,6 @@
 /* The kernel against the registry: what differs, and how it becomes the same. */
-#include "migration/networks_internal.h"
+#include "migration/network_verify.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,48 +11,10 @@
 #include "network/address.h"
 #include "network/netns.h"
 
-#define DIFFERENCES_MAX 1000
-
-struct comparison {
-    struct fm_components *p;
-    json_t *networks;     /* the default one and those of the registry */
-    json_t *leases;       /* live */
-    json_t *hosts;        /* name → address of the others */
-    json_t *moving;       /* containers whose place is not settled */
-    json_t *here;         /* records of this host by name */
-    const json_t *kernel; /* what the network describes */
-    json_t *differences;
-};
-
 static const char *text(const json_t *doc, const char *key)
 {
     const char *value = json_string_value(json_object_get(doc, key));
     return value ? value : "";
-}
-
-__attribute__((format(printf, 2, 3))) static void differ(struct comparison *c, const char *fmt, ...)
-{
-    va_list ap;
-    if (json_array_size(c->differences) >= DIFFERENCES_MAX)
-        return;
-    va_start(ap, fmt);
-    fm_autofree char *line = fm_vstrf(fmt, ap);
-    va_end(ap);
-    json_array_append_new(c->differences, json_string(line));
-}
-
-static bool is_container(const json_t *lease)
-{
-    return !strchr(text(lease, "owner"), ':');
-}
-
-/* The element of a list whose `key` is `value`; NULL. */
-static const json_t *find(const json_t *list, const char *key, const char *value)
-{
-    size_t i;
-    json_t *doc;
-    json_array_foreach(list, i, doc) if (fm_streq(text(doc, key), value)) return doc;
-    return NULL;
 }
 
 static bool is_same_address(const char *a, const char *b)
@@ -63,49 +24,6 @@ static bool is_same_address(const char *a, const char *b)
            fm_ip_parse("address", b, &other, NULL) == 0 && fm_ip_equal(&one, &other);
 }
 
-/* --- the registry in itself --- */
-
-static void compare_records(struct comparison *c)
-{
-    const char *name;
-    json_t *doc;
-    json_object_foreach(c->here, name, doc)
-    {
-        fm_cleanup(fm_lease_clear) struct fm_lease wanted = {0};
-        fm_autocontainer struct fm_container *container = fm_container_from_json(doc, NULL);
-        if (!container || !container->ip || container->found || json_object_get(c->moving, name))
-            continue;
-        fm_lease_of(container, c->p->host, &wanted);
-        fm_autofree char *key = fm_strf("%s/%s", wanted.network, wanted.ip);
-        json_auto_t *lease = fm_replica_get(c->p, FM_KIND_LEASE, key, NULL);
-        if (!lease)
-            differ(c, "container '%s' has no lease of %s", name, key);
-        else if (!fm_streq(text(lease, "owner"), name))
-            differ(c, "%s of container '%s' is leased to '%s' on %s", key, name,
-                   text(lease, "owner"), text(lease, "host"));
-        else if (!fm_streq(text(lease, "host"), c->p->host))
-            differ(c, "the lease %s of container '%s', which is here, says that it is on %s", key,
-                   name, text(lease, "host"));
-    }
-}
-
-static void compare_leases(struct comparison *c)
-{
-    size_t i;
-    json_t *lease;
-    json_array_foreach(c->leases, i, lease)
-    {
-        const char *owner = text(lease, "owner"), *network = text(lease, "network");
-        if (!find(c->networks, "name", network))
-            differ(c, "the lease of %s to '%s' is in network '%s', which there is not",
-                   text(lease, "ip"), owner, network);
-        if (is_container(lease) && fm_streq(text(lease, "host"), c->p->host) &&
-            !json_object_get(c->here, owner) && !json_object_get(c->moving, owner))
-            differ(c, "%s in network '%s' is leased to container '%s', which is not here",
-                   text(lease, "ip"), network, owner);
-    }
-}
-
 /* --- the kernel --- */
 
 static void compare_devices(struct comparison *c)
@@ -113,10 +31,11 @@ static void compare_devices(struct comparison *c)
     const json_t *there = json_object_get(c->kernel, "networks");
     size_t i;
     json_t *doc;
-    json_array_foreach(c->networks, i, doc) if (!find(there, "name", text(doc, "name")))
-        differ(c, "network '%s' is not in the kernel", text(doc, "name"));
-    json_array_foreach(there, i, doc) if (!find(c->networks, "name", text(doc, "name")))
-        differ(c, "network '%s' is in the kernel and not in the registry", text(doc, "name"));
+    json_array_foreach(c->networks, i, doc) if (!fm_compare_find(there, "name", text(doc, "name")))
+        fm_compare_differ(c, "network '%s' is not in the kernel", text(doc, "name"));
+    json_array_foreach(there, i, doc) if (!fm_compare_find(c->networks, "name", text(doc, "name")))
+        fm_compare_differ(c, "network '%s' is in the kernel and not in the registry",
+                          text(doc, "name"));
 }
 
 /* The lease of a MAC or of a container in a network; NULL. */
@@ -134,14 +53,14 @@ static void compare_remote(struct comparison *c, const char *network, const json
                            const json_t *remotes)
 {
     const char *address = text(c->hosts, text(lease, "host"));
-    const json_t *entry = find(remotes, "mac", text(lease, "mac"));
+    const json_t *entry = fm_compare_find(remotes, "mac", text(lease, "mac"));
     if (!entry)
-        differ(c, "network '%s' has no entry for %s (container '%s' on %s)", network,
-               text(lease, "mac"), text(lease, "owner"), text(lease, "host"));
+        fm_compare_differ(c, "network '%s' has no entry for %s (container '%s' on %s)", network,
+                          text(lease, "mac"), text(lease, "owner"), text(lease, "host"));
     else if (!is_same_address(text(entry, "host"), address))
-        differ(c, "network '%s' sends %s to %s, but container '%s' is on %s (%s)", network,
-               text(lease, "mac"), text(entry, "host"), text(lease, "owner"), text(lease, "host"),
-               address);
+        fm_compare_differ(c, "network '%s' sends %s to %s, but container '%s' is on %s (%s)",
+                          network, text(lease, "mac"), text(entry, "host"), text(lease, "owner"),
+                          text(lease, "host"), address);
 }
 
 /* True when the value is this address, or a list or object that contains it. */
@@ -164,8 +83,8 @@ static void compare_peers(struct comparison *c, const char *network, const json_
     json_t *address;
     json_object_foreach(c->hosts, host, address) if (json_is_array(peers) &&
                                                      !mentions(peers, json_string_value(address)))
-        differ(c, "network '%s' does not send broadcasts to host %s (%s)", network, host,
-               json_string_value(address));
+        fm_compare_differ(c, "network '%s' does not send broadcasts to host %s (%s)", network, host,
+                          json_string_value(address));
 }
 
 /* On the user's own networks the switches find containers by themselves. */
@@ -176,7 +95,7 @@ static void compare_remotes(struct comparison *c, const char *network, const jso
     json_array_foreach(c->leases, i, doc)
     {
         bool elsewhere = !fm_streq(text(doc, "host"), c->p->host);
-        if (is_container(doc) && elsewhere && fm_streq(text(doc, "network"), network) &&
+        if (fm_compare_is_container(doc) && elsewhere && fm_streq(text(doc, "network"), network) &&
             *text(doc, "mac") && *text(c->hosts, text(doc, "host")) &&
             !json_object_get(c->moving, text(doc, "owner")))
             compare_remote(c, network, doc, remotes);
@@ -188,29 +107,44 @@ static void compare_remotes(struct comparison *c, const char *network, const jso
             json_object_get(c->moving, text(lease, "owner")))
             continue;
         if (!lease)
-            differ(c, "network '%s' sends %s to %s, and no lease has it", network, text(doc, "mac"),
-                   text(doc, "host"));
+            fm_compare_differ(c, "network '%s' sends %s to %s, and no lease has it", network,
+                              text(doc, "mac"), text(doc, "host"));
         else if (fm_streq(text(lease, "host"), c->p->host))
-            differ(c, "network '%s' sends %s to %s, but container '%s' is here", network,
-                   text(doc, "mac"), text(doc, "host"), text(lease, "owner"));
+            fm_compare_differ(c, "network '%s' sends %s to %s, but container '%s' is here", network,
+                              text(doc, "mac"), text(doc, "host"), text(lease, "owner"));
     }
+}
+
+/* Of both families; "" is no address. */
+static bool is_same_second(const char *a, const char *b)
+{
+    return *a && *b ? is_same_address(a, b) : *a == *b;
+}
+
+static const char *or_nothing(const char *address)
+{
+    return *address ? address : "nothing";
 }
 
 static void compare_port(struct comparison *c, const char *network, const json_t *lease,
                          const json_t *ports)
 {
     const char *owner = text(lease, "owner");
-    const json_t *port = find(ports, "container", owner);
+    const json_t *port = fm_compare_find(ports, "container", owner);
     if (!port)
-        differ(c, "container '%s' has no port in network '%s'", owner, network);
+        fm_compare_differ(c, "container '%s' has no port in network '%s'", owner, network);
     else if (!is_same_address(text(port, "ip"), text(lease, "ip")))
-        differ(c, "the port of container '%s' has %s, its lease %s", owner, text(port, "ip"),
-               text(lease, "ip"));
+        fm_compare_differ(c, "the port of container '%s' has %s, its lease %s", owner,
+                          text(port, "ip"), text(lease, "ip"));
+    else if (json_object_get(port, "ip6") && !is_same_second(text(port, "ip6"), text(lease, "ip6")))
+        fm_compare_differ(c, "the port of container '%s' has %s beside %s, its lease %s", owner,
+                          or_nothing(text(port, "ip6")), text(port, "ip"),
+                          or_nothing(text(lease, "ip6")));
     else if (*text(port, "mac") && !fm_streq(text(port, "mac"), text(lease, "mac")))
-        differ(c, "the port of container '%s' has %s, its lease %s", owner, text(port, "mac"),
-               text(lease, "mac"));
+        fm_compare_differ(c, "the port of container '%s' has %s, its lease %s", owner,
+                          text(port, "mac"), text(lease, "mac"));
     else if (json_is_false(json_object_get(port, "open")))
-        differ(c, "the port of container '%s' is closed", owner);
+        fm_compare_differ(c, "the port of container '%s' is closed", owner);
 }
 
 /* A lease whose container has a port here. One without a record is a difference already; a found
@@ -218,7 +152,7 @@ static void compare_port(struct comparison *c, const char *network, const json_t
 static bool has_port(const struct comparison *c, const json_t *lease)
 {
     const json_t *record = json_object_get(c->here, text(lease, "owner"));
-    return is_container(lease) && fm_streq(text(lease, "host"), c->p->host) && record &&
+    return fm_compare_is_container(lease) && fm_streq(text(lease, "host"), c->p->host) && record &&
            !json_is_true(json_object_get(record, "found")) &&
            !json_object_get(c->moving, text(lease, "owner"));
 }
@@ -234,8 +168,8 @@ static void compare_ports(struct comparison *c, const char *network, const json_
     {
         const char *name = text(doc, "container");
         if (*name && !json_object_get(c->here, name) && !json_object_get(c->moving, name))
-            differ(c, "network '%s' has a port of container '%s', which is not here", network,
-                   name);
+            fm_compare_differ(c, "network '%s' has a port of container '%s', which is not here",
+                              network, name);
     }
 }
 
@@ -246,9 +180,11 @@ static void compare_host_address(struct comparison *c, const char *network, cons
     if (!lease)
         return;
     if (!mentions(there, text(lease, "ip")))
-        differ(c, "network '%s' lacks this host's own address %s", network, text(lease, "ip"));
+        fm_compare_differ(c, "network '%s' lacks this host's own address %s", network,
+                          text(lease, "ip"));
     if (*text(lease, "ip6") && !mentions(there, text(lease, "ip6")))
-        differ(c, "network '%s' lacks this host's own address %s", network, text(lease, "ip6"));
+        fm_compare_differ(c, "network '%s' lacks this host's own address %s", network,
+                          text(lease, "ip6"));
 }
 
 static void compare_networks(struct comparison *c)
@@ -259,9 +195,9 @@ static void compare_networks(struct comparison *c)
     json_array_foreach(json_object_get(c->kernel, "networks"), i, there)
     {
         const char *name = text(there, "name");
-        if (!find(c->networks, "name", name))
+        if (!fm_compare_find(c->networks, "name", name))
             continue;
-        if (fm_streq(text(find(c->networks, "name", name), "mode"), "overlay")) {
+        if (fm_streq(text(fm_compare_find(c->networks, "name", name), "mode"), "overlay")) {
             compare_peers(c, name, json_object_get(there, "peers"));
             compare_remotes(c, name, json_object_get(there, "remotes"));
         }
@@ -307,12 +243,13 @@ static void compare_publications(struct comparison *c)
         fm_autofree char *wanted = publication_line(list[i].protocol, list[i].host_port,
                                                     list[i].port, list[i].ip, list[i].ip6);
         if (json_object_del(there, wanted) < 0)
-            differ(c, "port %s (container '%s') is not published", wanted, list[i].container);
+            fm_compare_differ(c, "port %s (container '%s') is not published", wanted,
+                              list[i].container);
     }
     json_object_foreach(there, line, value)
-        differ(c, "port %s is published, and no lease says so", line);
+        fm_compare_differ(c, "port %s is published, and no lease says so", line);
     if (count > 0 && json_is_false(json_object_get(c->kernel, "whole")))
-        differ(c, "the firewall's table is damaged");
+        fm_compare_differ(c, "the firewall's table is damaged");
 }
 
 /* --- verify --- */
@@ -362,8 +299,7 @@ json_t *fm_networks_verify(struct fm_components *p, struct fm_error *err)
     json_auto_t *checked = json_pack("[s]", "registry");
     if (collect(&c, err) < 0)
         return NULL;
-    compare_records(&c);
-    compare_leases(&c);
+    fm_compare_registry(&c);
     json_auto_t *kernel = NULL;
     if (p->network.ops->describe) {
         kernel = p->network.ops->describe(p->network.ctx, err);
@@ -445,7 +381,7 @@ static void forget_remotes(struct comparison *c, struct repair *r)
             const char *mac = text(remote, "mac");
             const json_t *lease = lease_of(c, name, "mac", mac);
             struct fm_error err = {0};
-            if (fm_streq(mac, "00:00:00:00:00:00") || !find(c->networks, "name", name) ||
+            if (fm_streq(mac, "00:00:00:00:00:00") || !fm_compare_find(c->networks, "name", name) ||
                 json_object_get(c->moving, text(lease, "owner")) ||
                 (lease && !fm_streq(text(lease, "host"), c->p->host)))
                 continue;
@@ -477,7 +413,8 @@ static void repair_ports(struct comparison *c, struct repair *r)
     json_array_foreach(c->leases, i, lease)
     {
         const char *network = text(lease, "network"), *owner = text(lease, "owner");
-        const json_t *there = find(json_object_get(c->kernel, "networks"), "name", network);
+        const json_t *there =
+            fm_compare_find(json_object_get(c->kernel, "networks"), "name", network);
         size_t known = json_array_size(c->differences);
         struct fm_error err = {0};
         if (!there || !has_port(c, lease))

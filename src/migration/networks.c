@@ -328,6 +328,7 @@ static int check_unused(struct fm_components *p, const char *name, struct fm_err
                                                      "first",
                                                      name, text(lease, "owner"),
                                                      text(lease, "host"), text(lease, "ip"));
+    fm_claims_expire(p->networks);
     for (struct fm_claim *c = p->networks->claims; c; c = c->next)
         if (fm_streq(c->lease.network, name))
             return fm_error_set(err, FM_E_REFUSED,
@@ -478,6 +479,7 @@ void fm_networks_pass(struct fm_components *p)
     fm_replica_pass(p, NULL);
     fm_leases_provide_host(p);
     pthread_mutex_lock(&n->lock);
+    fm_claims_expire(n);
     bool due = fm_now_ms() >= n->tidy_ms;
     if (due)
         n->tidy_ms = fm_now_ms() + TIDY_MS;

@@ -1,6 +1,6 @@
 /* Between the files of the networks: objects (networks.c), addresses (leases.c, lease_choice.c,
  * lease_claim.c, lease_take.c, lease_tidy.c), what hosts tell each other (replica.c,
- * replica_sync.c), and the comparison with the kernel (network_verify.c). */
+ * replica_sync.c), and the comparison with records and the kernel (network_verify.h). */
 #ifndef FM_MIGRATION_NETWORKS_INTERNAL_H
 #define FM_MIGRATION_NETWORKS_INTERNAL_H
 
@@ -50,6 +50,9 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
 
 /* The lease of a container on a host. */
 void fm_lease_of(const struct fm_container *c, const char *host, struct fm_lease *lease);
+/* What a container's lease `doc` says other than its record, a line each (MAC, second address,
+ * published ports): new reference, empty when nothing. */
+json_t *fm_lease_differences(const json_t *doc, const struct fm_lease *record);
 /* Puts a lease into effect here: where its frames go, or this host's own address. */
 int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error *err);
 /* Puts all of them into effect, and publishes the ports: after a start, or when it failed. */
@@ -71,6 +74,8 @@ int fm_lease_claim(struct fm_components *p, const struct fm_lease *lease, bool s
 int fm_claim_make(struct fm_components *p, const struct fm_lease *lease, bool settled,
                   json_t **conflict);
 int fm_claim_refuse(const json_t *conflict, struct fm_error *err);
+/* With the lock held: forgets other hosts' claims that are too old; how many of them are left. */
+size_t fm_claims_expire(struct fm_networks *n);
 /* With the lock held. */
 void fm_claim_drop(struct fm_networks *n, const char *network, const char *ip, const char *host);
 void fm_claim_forget(struct fm_components *p, const char *network, const char *ip,

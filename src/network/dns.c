@@ -1,6 +1,7 @@
 #include "network/dns.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -28,6 +29,10 @@ struct dns {
     uint32_t low_ttl;
     struct dns_name *names;
     size_t name_count;
+    pthread_mutex_t lock; /* guards what is below */
+    pthread_cond_t freed;
+    json_t *busy;    /* names that a step works on: those who share one take turns */
+    json_t *lowered; /* {name: {migration: {type: TTL outside of the move}}} */
 };
 
 /* ---- configuration ---- */
@@ -167,6 +172,10 @@ static void dns_free(struct dns *d)
     if (d->server.secret)
         explicit_bzero(d->server.secret, strlen(d->server.secret));
     free(d->server.secret);
+    json_decref(d->busy);
+    json_decref(d->lowered);
+    pthread_cond_destroy(&d->freed);
+    pthread_mutex_destroy(&d->lock);
     free(d);
 }
 
@@ -188,9 +197,74 @@ static const char *name_of(const struct dns *d, const char *container, char text
     return fm_dns_name_parse("name", whole, text, &ignored) < 0 ? NULL : text;
 }
 
+/* Waits until no other step works on the name: as long as that one may take. */
+static void enter_name(struct dns *d, const char *name)
+{
+    pthread_mutex_lock(&d->lock);
+    while (json_object_get(d->busy, name))
+        pthread_cond_wait(&d->freed, &d->lock);
+    json_object_set_new(d->busy, name, json_true());
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void leave_name(struct dns *d, const char *name)
+{
+    pthread_mutex_lock(&d->lock);
+    json_object_del(d->busy, name);
+    pthread_cond_broadcast(&d->freed);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Of the sets whose TTL a move lowers: who reads the name meanwhile is not to take that for the one
+ * to go back to. */
+static void remember_ttls(struct dns *d, const char *migration, const struct fm_dns_plan *plan)
+{
+    const char *name = plan->entries[0].name;
+    json_t *ttls = json_object();
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct fm_dns_entry *e = &plan->entries[i];
+        if (fm_streq(e->name, name) && e->before.data.count && e->before.ttl > d->low_ttl)
+            json_object_set_new(ttls, fm_dns_type_text(e->type), json_integer(e->before.ttl));
+    }
+    pthread_mutex_lock(&d->lock);
+    if (!json_object_get(d->lowered, name))
+        json_object_set_new(d->lowered, name, json_object());
+    json_object_set_new(json_object_get(d->lowered, name), migration, ttls);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void forget_ttls(struct dns *d, const char *migration, const struct fm_dns_plan *plan)
+{
+    const char *name = plan->entries[0].name;
+    pthread_mutex_lock(&d->lock);
+    json_t *moves = json_object_get(d->lowered, name);
+    json_object_del(moves, migration);
+    if (moves && json_object_size(moves) == 0)
+        json_object_del(d->lowered, name);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static uint32_t ttl_outside(void *ctx, const char *name, enum fm_dns_type type, uint32_t now)
+{
+    struct dns *d = ctx;
+    const char *migration;
+    json_t *ttls;
+    if (now > d->low_ttl)
+        return now;
+    pthread_mutex_lock(&d->lock);
+    json_object_foreach(json_object_get(d->lowered, name), migration, ttls)
+    {
+        json_t *ttl = json_object_get(ttls, fm_dns_type_text(type));
+        if (ttl)
+            now = (uint32_t)json_integer_value(ttl);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return now;
+}
+
 static int dns_read(void *ctx, const struct fm_move *move, json_t **before, struct fm_error *err)
 {
-    const struct dns *d = ctx;
+    struct dns *d = ctx;
     *before = NULL;
     bool is_configured = false;
     char text[FM_DNS_NAME_TEXT];
@@ -199,31 +273,44 @@ static int dns_read(void *ctx, const struct fm_move *move, json_t **before, stru
         fm_info(FM_NETWORK_MANAGER, "Container '%s' has no name in the DNS.", move->container);
         return 0;
     }
+    enter_name(d, name);
     struct fm_dns_reading reading = {
         .server = &d->server,
         .zone = d->zone,
         .reverse_zones = (const char *const *)d->reverse_zones.items,
         .name = name,
         .is_configured = is_configured,
+        .ttl_outside = ttl_outside,
+        .ttl_ctx = d,
         .deadline_ms = fm_now_ms() + d->server.timeout_ms,
     };
     struct fm_dns_plan plan = {0};
     int rc = fm_dns_read(&reading, move, &plan, err);
+    leave_name(d, name);
     if (rc == 0 && plan.count)
         *before = fm_dns_plan_save(&plan);
     fm_dns_plan_clear(&plan);
     return rc;
 }
 
-static int run_step(void *ctx, enum fm_dns_step step, const json_t *before, struct fm_error *err)
+/* The name is the one that the journal says, whatever the configuration says by now. */
+static int run_step(void *ctx, enum fm_dns_step step, const struct fm_move *move,
+                    const json_t *before, struct fm_error *err)
 {
-    const struct dns *d = ctx;
+    struct dns *d = ctx;
     struct fm_dns_plan plan;
     int rc = fm_dns_plan_load(before, &plan, err);
-    if (rc < 0)
+    if (rc < 0 || plan.count == 0)
         return rc;
+    const char *name = plan.entries[0].name;
+    enter_name(d, name);
+    if (step == FM_DNS_PREPARE || step == FM_DNS_SWITCH)
+        remember_ttls(d, move->migration, &plan);
     rc = fm_dns_plan_step(&d->server, &plan, step, d->low_ttl, fm_now_ms() + d->server.timeout_ms,
                           err);
+    if (rc == 0 && (step == FM_DNS_FINISH || step == FM_DNS_UNDO))
+        forget_ttls(d, move->migration, &plan);
+    leave_name(d, name);
     fm_dns_plan_clear(&plan);
     return rc;
 }
@@ -231,29 +318,25 @@ static int run_step(void *ctx, enum fm_dns_step step, const json_t *before, stru
 static int dns_prepare(void *ctx, const struct fm_move *move, const json_t *before,
                        struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_PREPARE, before, err);
+    return run_step(ctx, FM_DNS_PREPARE, move, before, err);
 }
 
 static int dns_switch_over(void *ctx, const struct fm_move *move, const json_t *before,
                            struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_SWITCH, before, err);
+    return run_step(ctx, FM_DNS_SWITCH, move, before, err);
 }
 
 static int dns_finish(void *ctx, const struct fm_move *move, const json_t *before,
                       struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_FINISH, before, err);
+    return run_step(ctx, FM_DNS_FINISH, move, before, err);
 }
 
 static int dns_undo(void *ctx, const struct fm_move *move, const json_t *before,
                     struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_UNDO, before, err);
+    return run_step(ctx, FM_DNS_UNDO, move, before, err);
 }
 
 static const struct fm_follower_ops dns_ops = {
@@ -269,6 +352,10 @@ int fm_dns_open(const struct fm_dns_config *config, struct fm_follower *follower
                 struct fm_error *err)
 {
     struct dns *d = fm_xcalloc(1, sizeof(*d));
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->freed, NULL);
+    d->busy = json_object();
+    d->lowered = json_object();
     d->server.timeout_ms = config->timeout_ms ? config->timeout_ms : FM_DNS_TIMEOUT_MS;
     d->server.retries = config->retries;
     d->low_ttl = config->low_ttl ? config->low_ttl : FM_DNS_LOW_TTL;

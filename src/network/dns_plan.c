@@ -2,11 +2,12 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/cleanup.h"
 #include "network/dns_exchange.h"
 
-#define READ_ATTEMPTS 3 /* of an update that meets another one */
+#define READ_ATTEMPTS 8 /* of an update that meets another one */
 
 struct fm_dns_entry *fm_dns_plan_add(struct fm_dns_plan *plan, const char *zone, const char *name,
                                      enum fm_dns_type type)
@@ -128,29 +129,76 @@ struct zone_step {
 };
 
 enum finding { DONE, READY, FOREIGN };
+enum own { OWN_BEFORE, OWN_AFTER, OWN_LOST };
 
-/* A view of another set's records with the TTL of the move; it owns nothing. */
-static struct fm_dns_rrset lowered(const struct zone_step *z, const struct fm_dns_rrset *set)
+/* The record of a set that another one does not have: what the move takes away, or brings. */
+static const char *lacking(const struct fm_dns_rrset *set, const struct fm_dns_rrset *other)
 {
-    return (struct fm_dns_rrset){
-        .ttl = set->ttl < z->low_ttl ? set->ttl : z->low_ttl,
-        .data = set->data,
-    };
+    for (size_t i = 0; i < set->data.count; i++) {
+        if (!fm_dns_rrset_has(other, set->data.items[i]))
+            return set->data.items[i];
+    }
+    return NULL;
 }
 
-static struct fm_dns_rrset target(const struct zone_step *z, const struct fm_dns_entry *e)
+static const char *gone_of(const struct fm_dns_entry *e)
 {
-    switch (z->step) {
-    case FM_DNS_PREPARE:
-        return lowered(z, &e->before);
-    case FM_DNS_SWITCH:
-        return lowered(z, &e->after);
-    case FM_DNS_FINISH:
-        return e->after;
-    case FM_DNS_UNDO:
-        break;
+    return lacking(&e->before, &e->after);
+}
+
+static const char *come_of(const struct fm_dns_entry *e)
+{
+    return lacking(&e->after, &e->before);
+}
+
+/* Where the container's own record is. Containers that share a name (round robin) may move at the
+ * same time: their addresses are not looked at. The names of an address are ours altogether. */
+static enum own own_state(const struct fm_dns_entry *e, const struct fm_dns_rrset *now)
+{
+    if (e->type == FM_DNS_PTR)
+        return fm_dns_rrset_same(now, &e->before)  ? OWN_BEFORE
+               : fm_dns_rrset_same(now, &e->after) ? OWN_AFTER
+                                                   : OWN_LOST;
+    const char *gone = gone_of(e), *come = come_of(e);
+    bool has_gone = gone && fm_dns_rrset_has(now, gone);
+    bool has_come = come && fm_dns_rrset_has(now, come);
+    if ((!gone || has_gone) && !has_come)
+        return OWN_BEFORE;
+    return !has_gone && (!come || has_come) ? OWN_AFTER : OWN_LOST;
+}
+
+/* The TTL was low already when the move began: it is that of another move, which puts it right, or
+ * somebody wants it so. */
+static bool found_low(const struct zone_step *z, const struct fm_dns_entry *e)
+{
+    return e->before.data.count && e->before.ttl <= z->low_ttl;
+}
+
+static uint32_t wanted_ttl(const struct zone_step *z, const struct fm_dns_entry *e,
+                           const struct fm_dns_rrset *now)
+{
+    uint32_t outside = e->after.ttl; /* of the move; the same before it, if there was a set */
+    if (found_low(z, e) && now->data.count)
+        return now->ttl;
+    if (z->step == FM_DNS_FINISH || z->step == FM_DNS_UNDO)
+        return outside;
+    return outside < z->low_ttl ? outside : z->low_ttl;
+}
+
+/* What the step makes of a set; the caller clears *wanted. */
+static void make_wanted(const struct zone_step *z, const struct fm_dns_entry *e,
+                        const struct fm_dns_rrset *now, struct fm_dns_rrset *wanted)
+{
+    bool forth = z->step == FM_DNS_SWITCH || z->step == FM_DNS_FINISH;
+    bool exchanges = z->step != FM_DNS_PREPARE;
+    const char *old = forth ? gone_of(e) : come_of(e), *new = forth ? come_of(e) : gone_of(e);
+    *wanted = (struct fm_dns_rrset){.ttl = wanted_ttl(z, e, now)};
+    for (size_t i = 0; i < now->data.count; i++) {
+        if (!exchanges || !old || strcasecmp(now->data.items[i], old) != 0)
+            fm_strv_add(&wanted->data, now->data.items[i]);
     }
-    return e->before;
+    if (exchanges && new && !fm_dns_rrset_has(wanted, new))
+        fm_strv_add(&wanted->data, new);
 }
 
 static bool is_same_with_ttl(const struct fm_dns_rrset *a, const struct fm_dns_rrset *b)
@@ -158,33 +206,39 @@ static bool is_same_with_ttl(const struct fm_dns_rrset *a, const struct fm_dns_r
     return fm_dns_rrset_same(a, b) && (a->ttl == b->ttl || a->data.count == 0);
 }
 
-/* The set has these records, with the TTL of the move or the one outside of it. */
-static bool is_of_move(const struct zone_step *z, const struct fm_dns_rrset *now,
-                       const struct fm_dns_rrset *set)
+/* The TTL outside of the move, or that of one. */
+static bool has_ttl_of_move(const struct zone_step *z, const struct fm_dns_entry *e,
+                            const struct fm_dns_rrset *now)
 {
-    const struct fm_dns_rrset low = lowered(z, set);
-    return is_same_with_ttl(now, set) || is_same_with_ttl(now, &low);
+    return !now->data.count || now->ttl == e->after.ttl || now->ttl <= z->low_ttl ||
+           found_low(z, e);
 }
 
-static enum finding judge(const struct zone_step *z, const struct fm_dns_entry *e,
-                          const struct fm_dns_rrset *now)
+static bool is_ours(const struct zone_step *z, const struct fm_dns_entry *e,
+                    const struct fm_dns_rrset *now)
 {
-    const struct fm_dns_rrset wanted = target(z, e);
-    if (is_same_with_ttl(now, &wanted))
-        return DONE;
+    enum own own = own_state(e, now);
     switch (z->step) {
     case FM_DNS_PREPARE:
-        return fm_dns_rrset_same(now, &e->before) ? READY : FOREIGN;
+        return own == OWN_BEFORE;
     case FM_DNS_SWITCH:
-        if (fm_dns_rrset_same(now, &e->after))
-            return DONE;
-        return fm_dns_rrset_same(now, &e->before) ? READY : FOREIGN;
+        return own != OWN_LOST;
     case FM_DNS_FINISH:
-        return is_of_move(z, now, &e->after) ? READY : FOREIGN;
+        return own == OWN_AFTER && has_ttl_of_move(z, e, now);
     case FM_DNS_UNDO:
         break;
     }
-    return is_of_move(z, now, &e->before) || is_of_move(z, now, &e->after) ? READY : FOREIGN;
+    return own != OWN_LOST && has_ttl_of_move(z, e, now);
+}
+
+static enum finding judge(const struct zone_step *z, const struct fm_dns_entry *e,
+                          const struct fm_dns_rrset *now, const struct fm_dns_rrset *wanted)
+{
+    if (!is_ours(z, e, now))
+        return FOREIGN;
+    if (z->step == FM_DNS_SWITCH && own_state(e, now) == OWN_AFTER)
+        return DONE; /* with whichever TTL */
+    return is_same_with_ttl(now, wanted) ? DONE : READY;
 }
 
 static int foreign_error(const struct zone_step *z, const struct fm_dns_entry *e,
@@ -219,6 +273,12 @@ static int read_now(struct zone_step *z, struct fm_error *err)
     return rc;
 }
 
+static void clear_sets(struct fm_dns_rrset *sets, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        fm_dns_rrset_clear(&sets[i]);
+}
+
 /* The step from where it begins, without looking. */
 static int update_blindly(const struct zone_step *z, struct fm_error *err)
 {
@@ -226,12 +286,23 @@ static int update_blindly(const struct zone_step *z, struct fm_error *err)
     struct fm_dns_rrset wanted[FM_DNS_MAX_ENTRIES];
     for (size_t i = 0; i < z->count; i++) {
         const struct fm_dns_entry *e = z->entries[i];
-        wanted[i] = target(z, e);
+        make_wanted(z, e, &e->before, &wanted[i]);
         bool is_same = is_same_with_ttl(&wanted[i], &e->before);
         changes[i] =
             (struct fm_dns_change){e->name, e->type, &e->before, is_same ? NULL : &wanted[i]};
     }
-    return fm_dns_update(z->server, z->zone, changes, z->count, z->deadline_ms, err);
+    int rc = fm_dns_update(z->server, z->zone, changes, z->count, z->deadline_ms, err);
+    clear_sets(wanted, z->count);
+    return rc;
+}
+
+/* Nothing that others may change meanwhile, unseen by the prerequisites, is written down again. */
+static bool can_go_blindly(const struct zone_step *z)
+{
+    bool can = z->step == FM_DNS_PREPARE || z->step == FM_DNS_SWITCH;
+    for (size_t i = 0; i < z->count; i++)
+        can &= z->step == FM_DNS_PREPARE || !found_low(z, z->entries[i]);
+    return can;
 }
 
 /* The step from what was read. *met: somebody else's update came between. */
@@ -241,29 +312,28 @@ static int update_what_is_left(const struct zone_step *z, bool *met, struct fm_e
     struct fm_dns_rrset wanted[FM_DNS_MAX_ENTRIES];
     size_t count = 0, ready = 0;
     struct fm_error foreign = {0};
+    int rc = 0;
     *met = false;
     for (size_t i = 0; i < z->count; i++) {
         const struct fm_dns_entry *e = z->entries[i];
-        enum finding finding = judge(z, e, &z->now[i]);
+        make_wanted(z, e, &z->now[i], &wanted[i]);
+        enum finding finding = judge(z, e, &z->now[i], &wanted[i]);
         if (finding == FOREIGN) {
             if (!foreign.code)
                 foreign_error(z, e, &z->now[i], &foreign);
             continue;
         }
-        wanted[count] = target(z, e);
-        changes[count] = (struct fm_dns_change){e->name, e->type, &z->now[i],
-                                                finding == READY ? &wanted[count] : NULL};
+        changes[count++] = (struct fm_dns_change){e->name, e->type, &z->now[i],
+                                                  finding == READY ? &wanted[i] : NULL};
         ready += finding == READY;
-        count++;
     }
     if (ready && (!foreign.code || z->step == FM_DNS_UNDO)) {
-        int rc = fm_dns_update(z->server, z->zone, changes, count, z->deadline_ms, err);
+        rc = fm_dns_update(z->server, z->zone, changes, count, z->deadline_ms, err);
         *met = rc == -FM_E_EXISTS;
-        if (rc < 0)
-            return rc;
     }
-    if (!foreign.code)
-        return 0;
+    clear_sets(wanted, z->count);
+    if (rc < 0 || !foreign.code)
+        return rc;
     if (err)
         *err = foreign;
     return fm_dns_blame(z->server, z->zone, err);
@@ -271,7 +341,7 @@ static int update_what_is_left(const struct zone_step *z, bool *met, struct fm_e
 
 static int step_zone(struct zone_step *z, struct fm_error *err)
 {
-    if (z->step == FM_DNS_PREPARE || z->step == FM_DNS_SWITCH) {
+    if (can_go_blindly(z)) {
         int rc = update_blindly(z, err);
         if (rc != -FM_E_EXISTS)
             return rc;
@@ -322,8 +392,7 @@ int fm_dns_plan_step(const struct fm_dns_server *server, const struct fm_dns_pla
         }
         struct fm_error why = {0};
         int rc = step_zone(&z, &why);
-        for (size_t j = 0; j < z.count; j++)
-            fm_dns_rrset_clear(&z.now[j]);
+        clear_sets(z.now, z.count);
         if (rc == 0)
             continue;
         if (result == 0 && err)

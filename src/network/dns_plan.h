@@ -36,9 +36,12 @@ enum fm_dns_step {
     FM_DNS_FINISH,  /* after */
     FM_DNS_UNDO,    /* before, from wherever it is */
 };
-/* One update per zone, at once or not at all. Done already is done. FM_E_REFUSED: a set is neither
- * as it was before the step nor as it is after it; then that set stays as it is (undo: and the
- * others are put back). */
+/* One update per zone, at once or not at all. Done already is done. Of an address set only the
+ * container's own record is exchanged: others may come and go meanwhile, and an update that meets
+ * another one is made again from what is there then. A TTL that was low at the beginning stays as
+ * it is. FM_E_REFUSED: the own record is neither as it was before the step nor as it is after it,
+ * or an address has got another name; then that set stays as it is (undo: and the others are put
+ * back). */
 int fm_dns_plan_step(const struct fm_dns_server *server, const struct fm_dns_plan *plan,
                      enum fm_dns_step step, uint32_t low_ttl, uint64_t deadline_ms,
                      struct fm_error *err);

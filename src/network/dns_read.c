@@ -65,6 +65,8 @@ static int read_forward(const struct fm_dns_reading *r, struct family families[F
         int rc = query(r, r->zone, r->name, f->type, &f->now, err);
         if (rc < 0)
             return rc;
+        if (f->now.data.count)
+            f->now.ttl = r->ttl_outside(r->ttl_ctx, r->name, f->type, f->now.ttl);
         f->is_ours = f->old_ip.family && fm_dns_rrset_has(&f->now, fm_ip_format(&f->old_ip, text));
     }
     return 0;

@@ -13,6 +13,9 @@ struct fm_dns_reading {
     const char *name;                 /* of the container */
     bool is_configured;               /* somebody wrote this name down: it must lead to it */
     uint64_t deadline_ms;
+    /* The TTL of a set outside of moves, if another one has lowered it; else what it is now. */
+    uint32_t (*ttl_outside)(void *ctx, const char *name, enum fm_dns_type type, uint32_t now);
+    void *ttl_ctx;
 };
 
 /* Fills in the plan; it stays empty when the addresses stay or no name leads to the container (only

@@ -446,6 +446,23 @@ static void op_hold_end(void *ctx, void *hold, struct fm_hold_counters *counters
         *counters = (struct fm_hold_counters){0};
 }
 
+/* A bridge without its way out hears only the containers of this host. */
+static int check_way_out(struct fm_fabric *fabric, const struct fm_net *net, struct fm_error *err)
+{
+    struct fm_link link;
+    if (net->spec.mode != FM_NETWORK_OVERLAY)
+        return 0;
+    if (!net->vxlan_index)
+        return fm_error_set(err, FM_E_REFUSED, "network '%s' has no way to other hosts",
+                            net->spec.name);
+    if (fm_link_by_index(&fabric->slow, net->vxlan_index, &link, err) < 0)
+        return fm_error_recode(err, FM_E_REFUSED);
+    if (link.master == net->bridge_index && link.flags & IFF_UP)
+        return 0;
+    return fm_error_set(err, FM_E_REFUSED, "VXLAN device %s of network '%s' is %s", link.name,
+                        net->spec.name, link.flags & IFF_UP ? "no port of its bridge" : "down");
+}
+
 static int op_reach(void *ctx, const char *network, const char *ip, const char *mac,
                     uint64_t *latency_us, struct fm_error *err)
 {
@@ -455,11 +472,15 @@ static int op_reach(void *ctx, const char *network, const char *ip, const char *
         return fm_error_recode(err, FM_E_REFUSED);
     if (!net->bridge[0])
         return fm_error_set(err, FM_E_REFUSED, "network '%s' has no bridge here", network);
+    int rc = check_way_out(ctx, net, err);
+    if (rc < 0)
+        return rc;
     struct fm_reach reach = {
         .address = ip, .interface = net->bridge, .mac = mac, .timeout_ms = REACH_TIMEOUT_MS};
-    int rc = fm_verify_reachable(&reach, &answer, err);
+    rc = fm_verify_reachable(&reach, &answer, err);
     *latency_us = answer.latency_us;
-    return rc;
+    /* A device that has gone meanwhile. */
+    return rc == -FM_E_NOT_FOUND ? fm_error_recode(err, FM_E_REFUSED) : rc;
 }
 
 static int op_unrepair(void *ctx, const pid_t *pids, size_t count, struct fm_error *err)

@@ -151,6 +151,20 @@ static int choose_mac(struct asker *a, struct fm_error *err)
     return 0;
 }
 
+/* What is asked there nobody hears: that says nothing of the address. */
+static int check_up(const struct asker *a, struct fm_error *err)
+{
+    struct ifreq request = {0};
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", a->interface);
+    if (ioctl(a->fd, SIOCGIFFLAGS, &request) < 0)
+        return fm_error_errno(err, errno, "cannot read the state of %s", a->interface);
+    if (!(request.ifr_flags & IFF_UP))
+        return fm_error_set(err, FM_E_REFUSED, "interface %s is down", a->interface);
+    if (!(request.ifr_flags & IFF_RUNNING))
+        return fm_error_set(err, FM_E_REFUSED, "interface %s has no carrier", a->interface);
+    return 0;
+}
+
 static int listen_on(struct asker *a, struct fm_error *err)
 {
     uint16_t protocol = htons(a->ip->family == AF_INET6 ? ETH_P_IPV6 : ETH_P_ARP);
@@ -198,7 +212,7 @@ static int await(struct asker *a, struct fm_solicitation *s, struct fm_error *er
         if (answered)
             return 0;
         if (p.revents & POLLERR)
-            return fm_error_set(err, FM_E_UNREACHABLE, "interface %s is down", a->interface);
+            return fm_error_set(err, FM_E_REFUSED, "interface %s is down", a->interface);
     }
     char text[FM_IP_TEXT];
     return fm_error_set(
@@ -214,6 +228,8 @@ int fm_solicit(struct fm_solicitation *s, struct fm_error *err)
         return fm_error_errno(err, errno, "cannot open a packet socket");
     struct asker a = {.fd = fd, .interface = s->interface, .ip = &s->ip};
     int rc = choose_mac(&a, err);
+    if (rc == 0)
+        rc = check_up(&a, err);
     if (rc == 0)
         rc = listen_on(&a, err);
     if (rc == 0)

@@ -26,7 +26,7 @@ struct fm_solicitation {
 };
 
 /* Asks once and waits: FM_E_UNREACHABLE when nobody has answered, FM_E_NOT_FOUND: no such
- * interface. */
+ * interface, FM_E_REFUSED: it is down, and nobody has heard the question. */
 int fm_solicit(struct fm_solicitation *s, struct fm_error *err);
 
 #endif

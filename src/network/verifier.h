@@ -65,7 +65,7 @@ struct fm_reach_answer {
 };
 
 /* 0: it answers. FM_E_UNREACHABLE "address 10.88.0.5 does not answer ARP on fmbr0 (3 attempts of
- * 1000 ms)", FM_E_FAILED when another one answers. */
+ * 1000 ms)", FM_E_FAILED when another one answers, FM_E_REFUSED: the interface is down. */
 int fm_verify_reachable(const struct fm_reach *reach, struct fm_reach_answer *answer,
                         struct fm_error *err);
 

@@ -187,6 +187,94 @@ reaches()
     run -0 cluster_cli b network verify
 }
 
+# registry HOST SQL: somebody changes a host's registry by hand.
+registry()
+{
+    on "$1" sqlite3 -cmd '.timeout 5000' /var/lib/fleximigrate/registry.db "$2"
+}
+
+# lease_of_one SETTINGS: changes host a's lease of 10.88.0.5; SETTINGS as json_set has them.
+lease_of_one()
+{
+    registry a "UPDATE documents SET doc = json_set(doc, $1) WHERE kind = 'lease' AND key = 'default/10.88.0.5'"
+}
+
+# found_and_repaired HOST LINE: verify says exactly this, and repair mends it.
+found_and_repaired()
+{
+    run -1 cluster_cli "$1" network verify
+    [ "$output" = "$2" ] || fail "expected: $2; got: $output" || return 1
+    run -0 cluster_cli "$1" network repair
+    [ "$output" = "this host is as the registry says" ] || fail "repair of '$2' says: $output" || return 1
+    run -0 cluster_cli "$1" network verify
+}
+
+@test "each damage by hand is one line, and repair mends it: entries, ports, published ports, leases" {
+    local mac=02:fd:0a:58:00:05 a b c
+    a=$(address_of a) b=$(address_of b) c=$(address_of c)
+    start a one --ip 10.88.0.5 --publish 8080:80
+    assert_verified a b c
+    until_true entry_is b $mac "$a"
+    reaches a one 10.88.0.1
+
+    on b bridge fdb replace $mac dev fmvx0 dst "$c" self permanent
+    found_and_repaired b "network 'default' sends $mac to $c, but container 'one' is on host-a ($a)"
+    on b bridge fdb del $mac dev fmvx0 self
+    found_and_repaired b "network 'default' has no entry for $mac (container 'one' on host-a)"
+    on b bridge fdb add 02:fd:0a:58:00:63 dev fmvx0 dst "$c" self permanent
+    on b bridge fdb add 02:fd:0a:58:00:63 dev fmvx0 master static
+    found_and_repaired b "network 'default' sends 02:fd:0a:58:00:63 to $c, and no lease has it"
+    on a bridge fdb add $mac dev fmvx0 dst "$c" self permanent
+    on a bridge fdb replace $mac dev fmvx0 master static
+    run -1 cluster_cli a network verify
+    [ "${lines[0]}" = "network 'default' sends $mac to $c, but container 'one' is here" ]
+    [ "${lines[1]}" = "the port of container 'one' is closed" ]
+    run -0 cluster_cli a network repair
+
+    on a nft delete element inet fleximigrate tcp4 '{ 8080 }'
+    found_and_repaired a "port 8080/tcp to 10.88.0.5 port 80 (container 'one') is not published"
+    on b nft delete element inet fleximigrate tcp4 '{ 8080 }'
+    found_and_repaired b "port 8080/tcp to 10.88.0.5 port 80 (container 'one') is not published"
+    on c nft add element inet fleximigrate targets4 '{ tcp . 10.88.0.9 . 90 }'
+    on c nft add element inet fleximigrate tcp4 '{ 9090 comment "ghost default" : 10.88.0.9 . 90 }'
+    found_and_repaired c "port 9090/tcp to 10.88.0.9 port 90 is published, and no lease says so"
+
+    lease_of_one "'\$.publish', json('[]')"
+    run -1 cluster_cli a network verify # the kernel still has it
+    [ "${lines[0]}" = "container 'one' publishes 8080:80/tcp, the lease default/10.88.0.5 does not" ]
+    run -0 cluster_cli a network repair
+    lease_of_one "'\$.mac', '02:00:00:00:00:01'"
+    run -1 cluster_cli a network verify
+    [ "${lines[0]}" = "container 'one' has hardware address $mac, the lease default/10.88.0.5 02:00:00:00:00:01" ]
+    run -0 cluster_cli a network repair
+    registry a "DELETE FROM documents WHERE kind = 'lease' AND key = 'default/10.88.0.5'"
+    run -1 cluster_cli a network verify
+    [ "${lines[0]}" = "container 'one' has no lease of default/10.88.0.5" ]
+    run -0 cluster_cli a network repair
+    for host in a b c; do
+        until_true lease_is $host one mac $mac
+    done
+    registry a "INSERT INTO documents SELECT kind, 'default/10.88.0.77', json_set(doc, '\$.ip', '10.88.0.77', '\$.owner', 'ghost',
+        '\$.mac', '02:fd:0a:58:00:4d', '\$.publish', json('[]')) FROM documents WHERE kind = 'lease' AND key = 'default/10.88.0.5'"
+    found_and_repaired a "10.88.0.77 in network 'default' is leased to container 'ghost', which is not here"
+    assert_verified a b c
+
+    # Which of two is right only the host knows that one of them is said to be on.
+    registry c "INSERT INTO documents SELECT kind, 'default/10.88.0.78', json_set(doc, '\$.ip', '10.88.0.78', '\$.owner', 'twin',
+        '\$.host', 'host-b', '\$.publish', json('[]')) FROM documents WHERE kind = 'lease' AND key = 'default/10.88.0.5'"
+    run -1 cluster_cli c network verify
+    [[ $output == *"hardware address $mac in network 'default' is leased to 'one' on host-a and to 'twin' on host-b"* ]]
+    run -1 cluster_cli c network repair
+    until_true lease_is b twin ip 10.88.0.78
+    run -0 cluster_cli b network repair
+    for host in a c; do
+        until_true no_lease $host twin
+        run -0 cluster_cli $host network repair
+    done
+    reaches a one 10.88.0.1
+    assert_verified a b c
+}
+
 @test "subnets that overlap are refused: with another network, with a host, with what is reserved" {
     cluster_cli a -q network create tiny --subnet 10.60.0.0/29 --gateway 10.60.0.1 --subnet6 fd00:60::/64
     until_true cluster_cli b network show tiny

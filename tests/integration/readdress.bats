@@ -31,7 +31,7 @@ teardown_file()
 teardown()
 {
     cluster_cli c -q container remove --force web >/dev/null 2>&1 || true
-    remove_everywhere web
+    remove_everywhere web p1 p2 p3
     for host in a b; do
         on "$host" rm -f /var/lib/shared/health
     done
@@ -65,6 +65,9 @@ EOF
 @ IN NS ns.example.org.
 ns IN A $(address_of c)
 web IN A $old
+pool IN A 10.88.0.31
+pool IN A 10.88.0.32
+pool IN A 10.88.0.33
 EOF
     on c tee $dir/reverse.zone >/dev/null <<EOF
 \$TTL 600
@@ -85,6 +88,7 @@ followers()
 {
     local host=$1 text
     text="dns: {server: $2, zone: example.org, reverse_zones: [88.10.in-addr.arpa], key_name: fm, timeout: 1s,
+      names: [{container: p1, name: pool}, {container: p2, name: pool}, {container: p3, name: pool}],
       secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}"
     [ "$(on "$host" cat /etc/fleximigrate/followers.yaml 2>/dev/null)" != "$text" ] || return 0
     on "$host" tee /etc/fleximigrate/followers.yaml >/dev/null <<<"$text"
@@ -217,6 +221,52 @@ back_to_old()
     cluster_cli a -q network remove blue
 }
 
+# pool: what BIND says of the name of three containers.
+pool()
+{
+    on c dig +noall +answer @"$(address_of c)" pool.example.org A | awk '{print $5, $2}' | sort | xargs
+}
+
+answers_d()
+{
+    [ "$(on d redis-cli -h "$1" ping)" = PONG ]
+}
+
+# all_at_once MIGRATION…: each "HOST NAME TO ADDRESS"; all of them succeed.
+all_at_once()
+{
+    local migration pids=() pid
+    for migration in "$@"; do
+        # shellcheck disable=SC2086 # words
+        set -- $migration
+        cluster_cli "$1" -q migrate "$2" --to "$3" --new-address "$4" >"$FM_WORK/$2.out" 2>&1 3>&- 4>&- &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do
+        wait "$pid" || fail "$(cat "$FM_WORK"/p?.out)"
+    done
+}
+
+@test "containers that share a name change their addresses at once: each is exchanged, and the TTL is restored" {
+    local i
+    for i in a:1 a:2 b:3; do
+        cluster_cli ${i%:*} -q run --name p${i#*:} --image "$(root_of redis)" --ip 10.88.0.3${i#*:} -- redis-server /etc/redis.conf
+        until_true answers_d 10.88.0.3${i#*:}
+    done
+    all_at_once "a p1 host-b 10.88.0.41" "a p2 host-b 10.88.0.42"
+    [ "$(pool)" = "10.88.0.33 600 10.88.0.41 600 10.88.0.42 600" ] || fail "$(pool)"
+    all_at_once "b p1 host-a 10.88.0.31" "b p2 host-a 10.88.0.32" "b p3 host-a 10.88.0.43"
+    [ "$(pool)" = "10.88.0.31 600 10.88.0.32 600 10.88.0.43 600" ] || fail "$(pool)"
+    all_at_once "a p1 host-b 10.88.0.41" "a p3 host-b 10.88.0.33"
+    # Of two daemons each address is exchanged as well.
+    all_at_once "b p1 host-a 10.88.0.31" "a p2 host-b 10.88.0.42"
+    [[ "$(pool)" == "10.88.0.31 "*" 10.88.0.33 "*" 10.88.0.42 "* ]] || fail "$(pool)"
+    for i in 31 33 42; do
+        answers_d 10.88.0.$i
+    done
+    until_true all_equal
+}
+
 # refused ADDRESS TEXT [OPTION…]
 refused()
 {
@@ -239,4 +289,51 @@ refused()
     assert_runs_only_on a web
     until_true all_equal
     zones_are_untouched
+}
+
+# stays CODE TEXT OPTION…: a migration to host b ends so with one line, and web is where and what it was.
+stays()
+{
+    local code=$1 text=$2 leases
+    shift 2
+    leases=$(cluster_cli a --json network list | jq -c '[.[] | [.name, .containers]]')
+    run --separate-stderr cluster_cli a -q migrate web --to host-b "$@"
+    # shellcheck disable=SC2154 # set by run
+    [ "$status" -eq "$code" ] && [ "${#stderr_lines[@]}" -eq 1 ] && [[ $stderr == *"$text"* ]] || fail "$*: expected $code '$text', got $status: $stderr" || return 1
+    assert_runs_only_on a web
+    [ "$(cluster_cli a --json network list | jq -c '[.[] | [.name, .containers]]')" = "$leases" ] ||
+        fail "$*: $(cluster_cli a network list)" || return 1
+    zones_are_untouched && until_true all_equal
+}
+
+@test "a network or an address that it cannot get: full, taken, outside, unknown, reserved" {
+    cluster_cli a -q network create blue --subnet 10.99.0.0/30 --gateway 10.99.0.1
+    cluster_cli c -q run --name other --image "$(root_of redis)" --network blue -- redis-server /etc/redis.conf
+    run_web
+    stays 4 "network 'blue' has no free address left in 10.99.0.0/30: remove a container, or make a larger network" --new-network blue
+    stays 4 "address 10.99.0.2 belongs to container 'other' on host-c; choose another" --new-network blue --new-address 10.99.0.2
+    stays 2 "10.99.0.1 of 'web' is the gateway's" --new-network blue --new-address 10.99.0.1
+    stays 2 "10.99.0.3 of 'web' is reserved" --new-network blue --new-address 10.99.0.3
+    stays 2 "outside of the subnet" --new-network blue --new-address 10.88.0.6
+    stays 2 "must be an IP address" --new-network blue --new-address 10.99.0
+    stays 3 "no network 'red': \`fleximigrate network list\` shows those there are" --new-network red --new-address 10.99.0.2
+    cluster_cli c -q container remove --force other
+    until_true cluster_cli a -q network remove blue
+}
+
+@test "a zone that the name server has not got fails PREPARATION, and nothing has changed" {
+    run_web
+    on a sed -i 's/zone: example.org/zone: example.net/' /etc/fleximigrate/followers.yaml
+    daemon_restart a
+    stays 5 "rolled back from PREPARATION" --new-address $new
+    [[ $stderr == *"zone example.net: it has not got this zone"* ]] || fail "$stderr"
+    on a sed -i 's/example.net/example.org/; s/88.10.in-addr/89.10.in-addr/' /etc/fleximigrate/followers.yaml
+    daemon_restart a # an address in none of the zones has no PTR
+    run -0 cluster_cli a -q migrate web --to host-b --new-address $new
+    [ -z "$(on c dig +short @"$(address_of c)" -x $new)" ]
+    followers b "$(address_of c)"
+    on c nsupdate -y "hmac-sha256:fm:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" <<<"server $(address_of c)
+update delete web.example.org A
+update add web.example.org 600 A $old
+send"
 }

@@ -255,6 +255,11 @@ static void test_reach(void **state)
                            .mac = "02:00:00:00:00:01"};
     assert_int_equal(reach(&how, &answer, &err), -FM_E_FAILED);
     assert_non_null(strstr(err.text, "expected 02:00:00:00:00:01"));
+    free(lab_sh(host_c.netns, "ip link set fmbr0 down"));
+    assert_int_equal(reach(&how, &answer, &err), -FM_E_REFUSED); /* says nothing of the address */
+    assert_non_null(strstr(err.text, "interface fmbr0 is down"));
+    assert_int_equal(answer.attempts, 1);
+    free(lab_sh(host_c.netns, "ip link set fmbr0 up"));
     how.interface = "fmbr9";
     assert_int_equal(reach(&how, &answer, &err), -FM_E_NOT_FOUND);
     how.interface = NULL;

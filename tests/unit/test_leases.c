@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+
 #include "base/text.h"
 #include "fakes/world.h"
 #include "migration/hosts.h"
@@ -630,6 +631,81 @@ static void foreign_requests_are_checked(void **state)
     assert_int_equal(json_array_size(json_object_get(docs, "documents")), 1);
 }
 
+static json_t *claim(const char *ip, bool settled)
+{
+    fm_autofree char *text =
+        fm_strf("{\"op\":\"claim\",\"settled\":%s,\"lease\":{\"network\":\"default\",\"ip\":\"%s\","
+                "\"owner\":\"x\",\"host\":\"host-b\"}}",
+                settled ? "true" : "false", ip);
+    json_t *answer = ask("host-b", text);
+    assert_non_null(answer);
+    return answer;
+}
+
+static bool is_granted(const char *ip, bool settled)
+{
+    json_auto_t *answer = claim(ip, settled);
+
+    return json_object_get(answer, "taken") == NULL;
+}
+
+static size_t claims_on(struct host *h)
+{
+    size_t count = 0;
+
+    for (struct fm_claim *c = h->parts.networks->claims; c; c = c->next)
+        count++;
+    return count;
+}
+
+/* What a host has no room to note it must not grant: the next one would get it as well. */
+static void a_claim_that_is_not_noted_is_refused(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 1024; i++) {
+        fm_autofree char *ip = fm_strf("10.88.%d.%d", 1 + i / 200, 1 + i % 200);
+        world.calls = 0; /* all this is no endless loop */
+        assert_true(is_granted(ip, false));
+    }
+    assert_int_equal(claims_on(HOST_A), 1024);
+    assert_false(is_granted("10.88.9.9", false));
+    assert_true(is_granted("10.88.9.9", true));  /* its container runs, nothing is to be noted */
+    assert_true(is_granted("10.88.1.1", false)); /* is noted already */
+    assert_int_equal(claims_on(HOST_A), 1024);
+
+    json_auto_t *refused = run(HOST_B, "nginx", "10.88.9.9");
+    assert_null(refused);
+    assert_int_equal(err.code, FM_E_REFUSED);
+    assert_text("host host-a takes no further claim of an address: 1024 are open there; try again "
+                "in 30 seconds");
+    assert_no_lease(HOST_B, "nginx");
+    assert_int_equal(claims_on(HOST_B), 0);
+    json_auto_t *chosen = run(HOST_B, "nginx", "auto");
+    assert_null(chosen);
+    json_auto_t *mine = run(HOST_A, "web", "10.88.9.9"); /* its own are not counted */
+    assert_non_null(mine);
+}
+
+static void a_claim_that_nobody_settles_ages(void **state)
+{
+    (void)state;
+    json_auto_t *net = create(HOST_A, "{\"name\":\"tiny\",\"subnet\":\"10.90.0.0/29\"}");
+    assert_non_null(net);
+    json_auto_t *answer = ask("host-b", "{\"op\":\"claim\",\"lease\":{\"network\":\"tiny\",\"ip\":"
+                                        "\"10.90.0.2\",\"owner\":\"x\",\"host\":\"host-b\"}}");
+    assert_non_null(answer);
+    struct on_host on = world_enter_host(HOST_A);
+    assert_int_equal(fm_networks_remove(&HOST_A->parts, "tiny", &err), -FM_E_REFUSED);
+    assert_text("is being started in it");
+
+    world.skipped_ms += 30001;
+    json_auto_t *taken = fm_leases_taken(&HOST_A->parts, "tiny");
+    assert_null(json_object_get(taken, "10.90.0.2"));
+    assert_int_equal(claims_on(HOST_A), 0);
+    assert_int_equal(fm_networks_remove(&HOST_A->parts, "tiny", &err), 0);
+    world_leave_host(&on);
+}
+
 /* More than one page each way. */
 static void many_documents_are_exchanged(void **state)
 {
@@ -685,6 +761,8 @@ int main(void)
         TEST(a_death_leaves_no_lease_without_a_container),
         TEST(foreign_leases_are_checked),
         TEST(foreign_requests_are_checked),
+        TEST(a_claim_that_is_not_noted_is_refused),
+        TEST(a_claim_that_nobody_settles_ages),
         TEST(many_documents_are_exchanged),
     };
 

@@ -416,6 +416,163 @@ static void the_registry_is_verified_as_well(void **state)
     assert_verified(HOST_A);
 }
 
+/* Somebody has changed a field of a document by hand. */
+static void damage(struct host *h, const char *kind, const char *key, const char *field,
+                   json_t *value)
+{
+    struct on_host on = world_enter_host(h);
+    json_auto_t *doc = h->store.ops->get(h->store.ctx, kind, key, &err);
+
+    assert_non_null(doc);
+    json_object_set_new(doc, field, value);
+    assert_int_equal(h->store.ops->put(h->store.ctx, kind, key, doc, &err), 0);
+    world_leave_host(&on);
+}
+
+static json_t *publish_nginx(void)
+{
+    json_auto_t *request = json_pack("{s:s, s:s, s:[s], s:s, s:s, s:[s]}", "name", "nginx", "image",
+                                     "/srv/nginx", "command", "nginx", "ip", "10.88.0.9", "mac",
+                                     "02:00:00:00:00:09", "publish", "8080:80");
+    struct on_host on = world_enter_host(HOST_B);
+    json_t *doc = fm_lifecycle_run(&HOST_B->parts, request, &err);
+
+    world_leave_host(&on);
+    assert_non_null(doc);
+    world_exchange();
+    world_exchange(); /* and the hosts' own addresses */
+    return doc;
+}
+
+/* What the record says stands, on every host. */
+static void a_lease_that_differs_from_its_container_is_found_and_repaired(void **state)
+{
+    static const struct {
+        const char *field, *value, *says;
+    } changes[] = {
+        {"mac", "\"02:00:00:00:00:aa\"",
+         "container 'nginx' has hardware address 02:00:00:00:00:09, the lease default/10.88.0.9 "
+         "02:00:00:00:00:aa"},
+        {"mac", "\"\"", "02:00:00:00:00:09, the lease default/10.88.0.9 nothing"},
+        {"ip6", "\"fd00::9\"",
+         "container 'nginx' has second address nothing, the lease default/10.88.0.9 fd00::9"},
+        {"publish", "[]",
+         "container 'nginx' publishes 8080:80/tcp, the lease default/10.88.0.9 does not"},
+        {"publish", "[\"8080:80/tcp\",\"53:53/udp\"]",
+         "the lease default/10.88.0.9 publishes 53:53/udp, container 'nginx' does not"},
+        {"publish", "[\"8080:81/tcp\"]",
+         "the lease default/10.88.0.9 publishes 8080:81/tcp, container 'nginx' does not"},
+        {"host", "\"host-a\"",
+         "the lease default/10.88.0.9 of container 'nginx', which is here, says that it is on "
+         "host-a"},
+        {"owner", "\"web\"", "default/10.88.0.9 of container 'nginx' is leased to 'web' on host-b"},
+        {"removed", "true", "container 'nginx' has no lease of default/10.88.0.9"},
+        {"mac", "7", "the lease default/10.88.0.9 of container 'nginx': 'mac' of a lease"},
+    };
+
+    (void)state;
+    json_decref(publish_nginx());
+    for (size_t i = 0; i < FM_COUNT(changes); i++) {
+        assert_verified(HOST_A);
+        assert_verified(HOST_B);
+        damage(HOST_B, "lease", "default/10.88.0.9", changes[i].field,
+               json_loads(changes[i].value, JSON_DECODE_ANY, NULL));
+        assert_differs(HOST_B, changes[i].says);
+        world.calls = 0; /* all this is no endless loop */
+        json_auto_t *repaired = repair(HOST_B);
+        if (!json_is_true(json_object_get(repaired, "ok")))
+            fail_msg("%s is not repaired", changes[i].says);
+        world_exchange();
+    }
+    assert_verified(HOST_A);
+    assert_verified(HOST_B);
+    assert_string_equal(entry_of(HOST_A, "default", "02:00:00:00:00:09"), HOST_B->address);
+    assert_int_equal(HOST_A->published_count, 1);
+}
+
+/* The record stands here as well: it is the registry's word on this host. */
+static void a_record_that_was_changed_is_leased_as_it_is(void **state)
+{
+    (void)state;
+    json_decref(publish_nginx());
+    damage(HOST_B, "container", "nginx", "ip", json_string("10.88.0.10/16"));
+    assert_differs(HOST_B, "container 'nginx' has no lease of default/10.88.0.10");
+    assert_differs(HOST_B,
+                   "10.88.0.9 in network 'default' is leased to container 'nginx', which has "
+                   "10.88.0.10 in network 'default'");
+    damage(HOST_B, "container", "nginx", "ip", json_string("10.88.0.9/16"));
+    assert_verified(HOST_B);
+    damage(HOST_B, "container", "nginx", "network", json_string("shop"));
+    assert_differs(HOST_B, "which has 10.88.0.9 in network 'shop'");
+    damage(HOST_B, "container", "nginx", "network", json_null());
+    assert_verified(HOST_B);
+
+    damage(HOST_B, "container", "nginx", "publish", json_pack("[s]", "8081:80/tcp"));
+    assert_differs(HOST_B, "container 'nginx' publishes 8081:80/tcp, the lease");
+    assert_differs(HOST_B, "publishes 8080:80/tcp, container 'nginx' does not");
+    json_auto_t *repaired = repair(HOST_B);
+    assert_true(json_is_true(json_object_get(repaired, "ok")));
+    world_exchange();
+    assert_int_equal(HOST_A->published_count, 1);
+    assert_int_equal(HOST_A->published[0].host_port, 8081);
+}
+
+/* A lease that somebody has written on host a. */
+static void add_lease(const char *text)
+{
+    json_auto_t *doc = json_loads(text, 0, NULL);
+    struct on_host on = world_enter_host(HOST_A);
+
+    assert_non_null(doc);
+    pthread_mutex_lock(&HOST_A->parts.networks->lock);
+    assert_int_equal(fm_replica_write(&HOST_A->parts, FM_KIND_LEASE, json_incref(doc), &err), 0);
+    pthread_mutex_unlock(&HOST_A->parts.networks->lock);
+    world_leave_host(&on);
+    world_exchange();
+}
+
+/* Which of the two is right the registry cannot say. */
+static void what_two_have_is_found(void **state)
+{
+    (void)state;
+    json_decref(publish_nginx());
+    add_lease("{\"network\":\"default\",\"ip\":\"10.88.0.8\",\"mac\":\"02:00:00:00:00:09\","
+              "\"owner\":\"web\",\"host\":\"host-c\",\"publish\":[\"8080:90\"]}");
+    add_lease("{\"network\":\"default\",\"ip\":\"10.88.0.6\",\"ip6\":\"fd00::6\","
+              "\"owner\":\"db\",\"host\":\"host-c\"}");
+    add_lease("{\"network\":\"default\",\"ip\":\"fd00::6\",\"owner\":\"web\",\"host\":\"host-c\"}");
+    for (int i = 0; i < 2; i++) {
+        struct host *h = &world.hosts[i];
+        assert_differs(h, "hardware address 02:00:00:00:00:09 in network 'default' is leased to");
+        assert_differs(h, "address fd00::6 in network 'default' is leased to 'db' on host-c and to "
+                          "'web' on host-c: run one of them with another");
+        assert_differs(h, "port 8080/tcp is leased to 'web' on host-c and to 'nginx' on host-b");
+        json_auto_t *repaired = repair(h);
+        assert_false(json_is_true(json_object_get(repaired, "ok")));
+    }
+}
+
+/* Between the lease and the record of a container that is being started. */
+static void a_start_is_no_difference(void **state)
+{
+    struct fm_container c = {.name = (char *)"nginx", .ip = fm_xstrdup("10.88.0.9")};
+
+    (void)state;
+    struct on_host on = world_enter_host(HOST_A);
+    assert_int_equal(fm_lease_take(&HOST_A->parts, &c, &err), 0);
+    world_leave_host(&on);
+    assert_verified(HOST_A);
+    on = world_enter_host(HOST_A);
+    fm_lease_settle(&HOST_A->parts, &c);
+    world_leave_host(&on);
+    assert_differs(HOST_A,
+                   "10.88.0.9 in network 'default' is leased to container 'nginx', which is not "
+                   "here");
+    free(c.ip);
+    free(c.mac);
+    free(c.gateway);
+}
+
 /* ---- migrations ---- */
 
 static void a_container_takes_its_network_along(void **state)
@@ -467,6 +624,10 @@ int main(void)
         TEST(without_networks_there_is_only_the_default_one),
         TEST(every_difference_is_found_and_repaired),
         TEST(the_registry_is_verified_as_well),
+        TEST(a_lease_that_differs_from_its_container_is_found_and_repaired),
+        TEST(a_record_that_was_changed_is_leased_as_it_is),
+        TEST(what_two_have_is_found),
+        TEST(a_start_is_no_difference),
         TEST(a_container_takes_its_network_along),
         TEST(a_network_that_clashes_is_refused_before_anything_is_done),
     };
