@@ -187,10 +187,19 @@ static const json_t *before_of(const json_t *journey, const struct fm_follower *
     return json_object_get(json_object_get(journey, "before"), f->name);
 }
 
+/* The manager's own look at deadlines comes only every second. */
+static int check_patience(void *ctx, struct fm_error *err)
+{
+    struct fm_migration *m = ctx;
+    fm_migration_expire(m);
+    return fm_migration_check_cancelled(m, err);
+}
+
 static int prepare_follower(struct fm_migration *m, const struct fm_follower *f, json_t *journey,
                             struct fm_error *err)
 {
     struct fm_move move = move_of(m, journey);
+    move.cancel = (struct fm_cancel){.check = check_patience, .ctx = m};
     json_t *before = NULL;
     int rc = f->ops->read(f->ctx, &move, &before, err);
     if (rc < 0)

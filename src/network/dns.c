@@ -188,6 +188,14 @@ static const char *name_of(const struct dns *d, const char *container, char text
     return fm_dns_name_parse("name", whole, text, &ignored) < 0 ? NULL : text;
 }
 
+/* The server as a step asks it. */
+static struct fm_dns_server server_for(const struct dns *d, const struct fm_move *move)
+{
+    struct fm_dns_server server = d->server;
+    server.cancel = move->cancel;
+    return server;
+}
+
 static int dns_read(void *ctx, const struct fm_move *move, json_t **before, struct fm_error *err)
 {
     const struct dns *d = ctx;
@@ -199,8 +207,9 @@ static int dns_read(void *ctx, const struct fm_move *move, json_t **before, stru
         fm_info(FM_NETWORK_MANAGER, "Container '%s' has no name in the DNS.", move->container);
         return 0;
     }
+    const struct fm_dns_server server = server_for(d, move);
     struct fm_dns_reading reading = {
-        .server = &d->server,
+        .server = &server,
         .zone = d->zone,
         .reverse_zones = (const char *const *)d->reverse_zones.items,
         .name = name,
@@ -215,15 +224,17 @@ static int dns_read(void *ctx, const struct fm_move *move, json_t **before, stru
     return rc;
 }
 
-static int run_step(void *ctx, enum fm_dns_step step, const json_t *before, struct fm_error *err)
+static int run_step(void *ctx, enum fm_dns_step step, const struct fm_move *move,
+                    const json_t *before, struct fm_error *err)
 {
     const struct dns *d = ctx;
+    const struct fm_dns_server server = server_for(d, move);
     struct fm_dns_plan plan;
     int rc = fm_dns_plan_load(before, &plan, err);
     if (rc < 0)
         return rc;
-    rc = fm_dns_plan_step(&d->server, &plan, step, d->low_ttl, fm_now_ms() + d->server.timeout_ms,
-                          err);
+    rc =
+        fm_dns_plan_step(&server, &plan, step, d->low_ttl, fm_now_ms() + d->server.timeout_ms, err);
     fm_dns_plan_clear(&plan);
     return rc;
 }
@@ -231,29 +242,25 @@ static int run_step(void *ctx, enum fm_dns_step step, const json_t *before, stru
 static int dns_prepare(void *ctx, const struct fm_move *move, const json_t *before,
                        struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_PREPARE, before, err);
+    return run_step(ctx, FM_DNS_PREPARE, move, before, err);
 }
 
 static int dns_switch_over(void *ctx, const struct fm_move *move, const json_t *before,
                            struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_SWITCH, before, err);
+    return run_step(ctx, FM_DNS_SWITCH, move, before, err);
 }
 
 static int dns_finish(void *ctx, const struct fm_move *move, const json_t *before,
                       struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_FINISH, before, err);
+    return run_step(ctx, FM_DNS_FINISH, move, before, err);
 }
 
 static int dns_undo(void *ctx, const struct fm_move *move, const json_t *before,
                     struct fm_error *err)
 {
-    (void)move;
-    return run_step(ctx, FM_DNS_UNDO, before, err);
+    return run_step(ctx, FM_DNS_UNDO, move, before, err);
 }
 
 static const struct fm_follower_ops dns_ops = {

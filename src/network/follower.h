@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 
 /* A container that goes from one host to another. Strings are never NULL. */
@@ -19,10 +20,11 @@ struct fm_move {
     const char *old_ip6, *new_ip6;    /* "": none */
     const char *source, *destination; /* hosts' names */
     const char *source_address, *destination_address; /* of the underlay */
+    struct fm_cancel cancel; /* ends the waits of `read` and `prepare`; {0}: nobody does */
 };
 
 /* In this order; `undo` at any point instead of what remains. All may block, none longer than the
- * follower's own timeout. */
+ * follower's own timeout; while they wait they look at the move's `cancel`, and fail as it says. */
 struct fm_follower_ops {
     const char *kind; /* "dns", "sdn", "load-balancer" */
     /* What is there, as `undo` needs it and the journal keeps it (new reference in *before); NULL
