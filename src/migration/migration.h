@@ -20,8 +20,10 @@ struct fm_migration {
     struct fm_migration_options options;
     struct fm_fsm fsm;
     struct fm_migration_stats stats;
-    struct fm_error reason; /* why it failed */
-    bool needs_attention;
+    struct fm_error reason;       /* why it failed */
+    bool needs_attention;         /* beside `left` */
+    json_t *left;                 /* followers that are to be told yet, when it is over
+                                     (following.h); NULL: none */
     atomic_bool cancelled;        /* asked for from another thread; honoured before the decision */
     atomic_bool expired;          /* a phase took longer than the request allows; as cancelled */
     _Atomic uint64_t deadline_ms; /* of the phase, monotonic; 0: none */

@@ -265,6 +265,7 @@ static int dns_undo(void *ctx, const struct fm_move *move, const json_t *before,
 
 static const struct fm_follower_ops dns_ops = {
     .kind = "dns",
+    .guarded = true,
     .read = dns_read,
     .prepare = dns_prepare,
     .switch_over = dns_switch_over,

@@ -300,6 +300,30 @@ END
     assert_stayed
 }
 
+@test "HAProxy stops in the middle of PREPARATION for longer: it is as it was when it is back, without a restart" {
+    run_web
+    haproxy_start
+    cat >"$FM_WORK/stopper" <<END
+#!/bin/sh
+[ \$FLEXIMIGRATE_PHASE != prepare ] || { kill -STOP $(cat "$FM_WORK/haproxy.server"); exit 1; }
+END
+    chmod 755 "$FM_WORK/stopper"
+    followers_are <<END
+load_balancers:
+  - {name: edge, timeout: ${timeout_ms}ms, haproxy: {socket: '$edge:9999', backend: both}}
+  - {name: stopper, timeout: 5s, command: ['$FM_WORK/stopper']}
+END
+    refused 1 a migrate web --to host-b
+    id=$(last_migration a)
+    cluster_cli a --json migration show "$id" |
+        jq -e '.final and .needs_attention and .followers_left.followers == ["load-balancer edge"]'
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".followers_left.attempts > 1"'
+    server_signal haproxy CONT
+    until_true eval '[ "$(server_of both)" = "$ip:80 50" ]'
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".needs_attention | not"'
+    assert_stayed
+}
+
 @test "HAProxy answers garbage: PREPARATION fails" {
     run_web
     haproxy_start
@@ -474,7 +498,7 @@ told()
     assert_verified a b
 }
 
-@test "a command that fails in finish: the container has moved, and somebody should look; a restart tries again" {
+@test "a command that fails in finish: the container has moved, and it is told again until it takes it" {
     command_follows
     run_web
     echo "[ \$FLEXIMIGRATE_PHASE != finish ] || { echo 'try later' >&2; exit 1; }" >"$FM_WORK/misbehave"
@@ -483,10 +507,11 @@ told()
     cluster_cli a --json migration show "$id" | jq -e '.state == "COMPLETED" and .needs_attention'
     grep -q "load balancer 'own'.*try later" "$FM_WORK/a.log"
     assert_runs_only_on b web
+    cluster_cli a --json migration show "$id" | jq -e '.followers_left.followers == ["load-balancer own"]'
+    until_true eval '[ "$(grep -c ^finish "$FM_WORK/command.log")" -ge 2 ]'
     rm "$FM_WORK/misbehave"
-    daemon_restart a
-    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".needs_attention | not"'
-    told prepare switch finish finish
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e "(.needs_attention | not) and .followers_left == null"'
+    [ "$(sort -u "$FM_WORK/command.log" | cut -d' ' -f1 | xargs)" = "finish prepare switch" ]
     assert_clean a web
 }
 
