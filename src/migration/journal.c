@@ -362,6 +362,24 @@ json_t *fm_journal_left(struct fm_journal *j, const char *container, uint64_t no
     return list;
 }
 
+json_t *fm_journal_standing(struct fm_journal *j, enum fm_step step)
+{
+    json_t *list = json_array();
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "SELECT migration, detail, max(seq) AS newest FROM steps"
+                         " WHERE step = ? AND undone = 0 GROUP BY migration ORDER BY newest",
+                         NULL);
+    if (!s)
+        return list;
+    bind_text(s, 1, fm_step_text(step));
+    while (sqlite3_step(s) == SQLITE_ROW)
+        json_array_append_new(list, json_pack("{s:s, s:o*}", "id",
+                                              (const char *)sqlite3_column_text(s, 0), "detail",
+                                              column_json(s, 1)));
+    return list;
+}
+
 bool fm_journal_told_later(struct fm_journal *j, const char *id, const char *container,
                            const char *follower)
 {

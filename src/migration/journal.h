@@ -36,6 +36,7 @@
     X(SWITCH, "switch")     /* destination runs: packets go there */                               \
     X(DESTROY, "destroy")   /* the original is killed */                                           \
     X(CLEAN_UP, "clean-up") /* everything of the container leaves this host */                     \
+    X(RELAY, "relay")       /* what others still send here goes there; beyond COMPLETED */         \
     X(RETURN, "return")     /* after the commit: the destination was asked to bring it back */     \
     /* destination */                                                                              \
     X(RESERVE, "reserve") /* name, memory, disk */                                                 \
@@ -105,6 +106,8 @@ json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *e
 /* True when no later migration, on either side, names the same container; its own way back does not
  * count. */
 bool fm_journal_is_latest(struct fm_journal *j, const char *id, const char *container);
+/* [{"id","detail"}] of all migrations in which this step stands, oldest first; new reference. */
+json_t *fm_journal_standing(struct fm_journal *j, enum fm_step step);
 /* Ids of migrations away from here that are over and have followers left to be told, oldest first:
  * of one container (NULL: any), and whose next try is due at `now_us` (UINT64_MAX: all). New
  * reference. */

@@ -18,6 +18,7 @@
 #include "migration/networks.h"
 #include "migration/peer.h"
 #include "migration/preflight.h"
+#include "migration/relay.h"
 #include "wire/connection.h"
 
 #define LIST_LIMIT 200
@@ -301,6 +302,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     p->advertise = config->advertise;
     p->followers = config->followers;
     p->follower_count = config->follower_count;
+    p->relay_limit_us = config->relay_limit_us;
     p->facts = host_facts;
     p->facts_ctx = m;
     p->bundles = (struct fm_bundle_config){.state_dir = config->state_dir,
@@ -322,6 +324,8 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     m->incoming = p->incoming = fm_incoming_table_new(p);
     if (rc == 0)
         fm_image_store_sweep(p->images, NULL);
+    if (rc == 0)
+        fm_relays_resume(p); /* before recovery may switch one off */
     if (rc == 0)
         rc = recover(m, err);
     if (rc == 0)

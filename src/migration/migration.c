@@ -84,6 +84,7 @@ void fm_migration_free(struct fm_migration *m)
     fm_container_free(m->arrival);
     json_decref(m->needs);
     json_decref(m->left);
+    json_decref(m->untold);
     fm_timeline_clear(&m->freeze);
     fm_strv_free(&m->mapped_files);
     fm_tree_blocks_free(m->blocks);

@@ -47,6 +47,7 @@ struct fm_migration {
     pthread_mutex_t link_lock; /* guards `link` against shutdown from cancel */
     struct fm_link *link;
     void *hold;
+    json_t *untold; /* names of hosts that did not confirm the new place; NULL: not asked */
     struct fm_dump *dump;
     enum fm_strategy strategy;       /* chosen in PLANNING; never AUTO from there on */
     char strategy_reason[256];       /* why this one */

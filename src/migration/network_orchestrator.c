@@ -1,5 +1,6 @@
 #include "migration/network_orchestrator.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@
 #include "migration/following.h"
 #include "migration/leases.h"
 #include "migration/readdress.h"
+#include "migration/relay.h"
 #include "wire/frame.h"
 
 #define ANNOUNCE_TIMEOUT_MS 1000 /* of each host; somebody waits to be verified */
@@ -46,25 +48,82 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err)
     return rc < 0 ? fm_error_prefix(err, "cannot hold the container's packets") : 0;
 }
 
-/* One that is not reached learns of it when it is back (replica.h); until then it sends to the old
- * host, which passes on what arrives as long as the migration lasts. */
-static void tell_host(struct fm_migration *m, const struct fm_host *host, json_t *lease)
+/* One host that is told. */
+struct telling {
+    struct fm_components *parts;
+    struct fm_host host;
+    const json_t *body;
+    bool heard, has_thread;
+    pthread_t thread;
+};
+
+static void *tell(void *arg)
 {
-    const struct fm_links *links = &m->parts->links;
-    const struct fm_endpoint *ep = fm_readdress_endpoint(m);
-    struct fm_link *link = links->ops->open(links->ctx, host, 0, ANNOUNCE_TIMEOUT_MS, NULL);
+    struct telling *t = arg;
+    const struct fm_links *links = &t->parts->links;
+    struct fm_link *link = links->ops->open(links->ctx, &t->host, 0, ANNOUNCE_TIMEOUT_MS, NULL);
     if (!link)
-        return;
+        return NULL;
+    json_auto_t *answer =
+        links->ops->call(link, FM_FRAME_FABRIC, t->body, ANNOUNCE_TIMEOUT_MS, NULL);
+    t->heard = answer != NULL;
+    links->ops->close(link);
+    return NULL;
+}
+
+/* All at the same time, so that dead ones cost their time but once. */
+static void tell_all(struct telling *list, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        list[i].has_thread = pthread_create(&list[i].thread, NULL, tell, &list[i]) == 0;
+    for (size_t i = 0; i < count; i++)
+        if (!list[i].has_thread)
+            tell(&list[i]);
+    for (size_t i = 0; i < count; i++)
+        if (list[i].has_thread)
+            pthread_join(list[i].thread, NULL);
+}
+
+/* Those of the registry but this one and the destination; the caller frees the list. */
+static struct telling *others_of(struct fm_migration *m, const json_t *body, size_t *count)
+{
+    const struct fm_store *store = &m->parts->store;
+    json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
+    struct telling *list = fm_xcalloc(json_array_size(hosts) + 1, sizeof(*list));
+    size_t i;
+    json_t *doc;
+    *count = 0;
+    json_array_foreach(hosts, i, doc)
+    {
+        struct telling *t = &list[*count];
+        *t = (struct telling){.parts = m->parts, .body = body};
+        if (fm_host_from_json(doc, &t->host, NULL) == 0 &&
+            !fm_streq(t->host.name, m->parts->host) && !fm_streq(t->host.name, m->destination.name))
+            (*count)++;
+    }
+    return list;
+}
+
+/* One that is not reached learns of it when it is back (replica.h); until then it sends to the old
+ * host, which passes it on (relay.h). */
+static void tell_others(struct fm_migration *m, json_t *lease)
+{
+    const struct fm_endpoint *ep = fm_readdress_endpoint(m);
     json_auto_t *body = json_pack("{s:s, s:s, s:s, s:s, s:O*}", "op", "set", "network", ep->network,
                                   "mac", ep->mac, "host", m->destination.address, "lease", lease);
-    json_decref(links->ops->call(link, FM_FRAME_FABRIC, body, ANNOUNCE_TIMEOUT_MS, NULL));
-    links->ops->close(link);
+    size_t count;
+    fm_autofree struct telling *list = others_of(m, body, &count);
+    tell_all(list, count);
+    json_decref(m->untold);
+    m->untold = json_array();
+    for (size_t i = 0; i < count; i++)
+        if (!list[i].heard)
+            json_array_append_new(m->untold, json_string(list[i].host.name));
 }
 
 /* Tells the other hosts of the fabric where the container is now. */
 void fm_orchestrator_announce(struct fm_migration *m)
 {
-    const struct fm_store *store = &m->parts->store;
     struct fm_error err = {0};
     json_t *moved = NULL;
     if (!m->has_endpoint || !m->container)
@@ -73,16 +132,7 @@ void fm_orchestrator_announce(struct fm_migration *m)
     if (fm_lease_move(m->parts, fm_readdress_container(m), m->destination.name, &moved, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Lease of %s: %s.", m->container->name, err.text);
     json_auto_t *lease = moved;
-    json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
-    size_t i;
-    json_t *doc;
-    json_array_foreach(hosts, i, doc)
-    {
-        struct fm_host host;
-        if (fm_host_from_json(doc, &host, NULL) == 0 && !fm_streq(host.name, m->parts->host) &&
-            !fm_streq(host.name, m->destination.name))
-            tell_host(m, &host, lease);
-    }
+    tell_others(m, lease);
 }
 
 static void switch_here(struct fm_migration *m)
@@ -123,6 +173,9 @@ void fm_orchestrator_end_hold(struct fm_migration *m)
 {
     const struct fm_network *n = &m->parts->network;
     struct fm_hold_counters c = {0};
+    struct fm_error ignored = {0};
+    /* That of an earlier daemon has gone with it. */
+    fm_journal_undone(m->parts->journal, m->id, FM_STEP_HOLD, &ignored);
     if (!m->hold)
         return;
     n->ops->hold_end(n->ctx, FM_MOVE(m->hold), &c);
@@ -142,6 +195,7 @@ int fm_orchestrator_prepare(struct fm_migration *m, struct fm_error *err)
 
 void fm_orchestrator_finish(struct fm_migration *m)
 {
+    fm_relay_begin(m);
     fm_orchestrator_end_hold(m);
     fm_following_end(m, false);
 }

@@ -20,7 +20,7 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err);
 /* It runs on the destination: packets go there. What fails here is mended by the announcement of
  * the destination, and logged. */
 void fm_orchestrator_switch(struct fm_migration *m);
-/* All hosts hear of it: each takes a while when it is dead. */
+/* All hosts hear of it, at the same time; m->untold are those that did not. */
 void fm_orchestrator_announce(struct fm_migration *m);
 /* COMPLETED: nothing of the transition is left, neither here nor at the followers, but for m->left
  * (following.h). */

@@ -80,6 +80,19 @@ static int ask_self(struct fm_migration *m, struct fm_error *err)
                         m->options.container, e.text);
 }
 
+/* It has just not answered, and sends elsewhere. */
+static bool is_untold(const struct fm_migration *m, const char *host)
+{
+    size_t i;
+    json_t *name;
+    json_array_foreach(m->untold, i, name)
+    {
+        if (fm_streq(json_string_value(name), host))
+            return true;
+    }
+    return false;
+}
+
 int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
 {
     const struct fm_store *store = &m->parts->store;
@@ -96,7 +109,7 @@ int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
         struct fm_host host;
         if (asked == WITNESSES_MAX || fm_now_ms() >= until ||
             fm_host_from_json(doc, &host, NULL) < 0 || fm_streq(host.name, m->parts->host) ||
-            fm_streq(host.name, m->destination.name))
+            fm_streq(host.name, m->destination.name) || is_untold(m, host.name))
             continue;
         int found = ask_host(m, &host, &denied);
         if (found > 0)
