@@ -21,7 +21,7 @@ struct fm_move {
     const char *old_ip6, *new_ip6;    /* "": none */
     const char *source, *destination; /* hosts' names */
     const char *source_address, *destination_address; /* of the underlay */
-    struct fm_cancel cancel; /* ends its waits; {0}: nobody does */
+    struct fm_cancel cancel;                          /* ends its waits; {0}: nobody does */
 };
 
 /* In this order; `undo` at any point instead of what remains. All may block, none longer than the
