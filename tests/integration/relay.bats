@@ -158,7 +158,7 @@ moved_past_c()
     assert_verified a b c
 }
 
-@test "the time of a relay is limited" {
+@test "relay_minutes: 0 turns relays off" {
     local real=$FM_WORK/config
     on a cat /etc/fleximigrate/fleximigrate.yaml >"$real"
     on a sed -i 's/^network:/network:\n  relay_minutes: 0/' /etc/fleximigrate/fleximigrate.yaml
@@ -168,6 +168,20 @@ moved_past_c()
     "$load_client" --ask "$FM_WORK/client.sock" stop >/dev/null 2>&1 || true
     on a tee /etc/fleximigrate/fleximigrate.yaml <"$real" >/dev/null
     daemon_restart a
+}
+
+@test "a relay whose time is up ends, with the host still away" {
+    moved_past_c
+    [ "$(relays a)" = "$mac" ]
+    on a python3 - <<'END'
+import sqlite3
+db = sqlite3.connect("/var/lib/fleximigrate/journal.db", timeout=5)
+db.execute("UPDATE steps SET detail = json_set(detail, '$.until_us', 1) WHERE step = 'relay' AND undone = 0")
+db.commit()
+END
+    until_true no_relay a
+    relay_step a "$id" | jq -e .undone
+    grep -q "passed on no more: its time is up" "$FM_WORK/a.log"
 }
 
 @test "dead hosts cost a migration no more than one does" {
