@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -187,8 +188,16 @@ static void send_signal(const struct run *r, int sig)
         pidfd_send_signal(r->pidfd, sig, NULL, 0);
 }
 
-/* 0: it ended. -ETIMEDOUT, or what went wrong with its output. */
-static int watch(struct run *r, uint64_t deadline)
+static int poll_slice(uint64_t deadline, const struct fm_cancel *cancel)
+{
+    int left = poll_timeout(deadline);
+
+    return (int)fm_cancel_slice(cancel, left < 0 ? INT_MAX : (uint64_t)left);
+}
+
+/* 0: it ended. -ETIMEDOUT, -ECANCELED with err, or what went wrong with its output. */
+static int watch(struct run *r, uint64_t deadline, const struct fm_cancel *cancel,
+                 struct fm_error *err)
 {
     for (;;) {
         struct pollfd p[3] = {
@@ -196,7 +205,7 @@ static int watch(struct run *r, uint64_t deadline)
             {.fd = r->out.fd, .events = POLLIN},
             {.fd = r->err.fd, .events = POLLIN},
         };
-        int n = poll(p, 3, poll_timeout(deadline));
+        int n = poll(p, 3, poll_slice(deadline, cancel));
         int ret = n < 0 ? 0 : capture_read(&r->out);
 
         if (ret == 0 && n >= 0)
@@ -208,22 +217,27 @@ static int watch(struct run *r, uint64_t deadline)
             return 0;
         if (deadline && fm_now_ms() >= deadline)
             return -ETIMEDOUT;
+        if (fm_cancel_check(cancel, err) < 0)
+            return -ECANCELED;
     }
 }
 
 static void terminate(struct run *r)
 {
+    const struct fm_cancel nobody = {0};
+
     send_signal(r, SIGTERM);
-    if (watch(r, fm_now_ms() + KILL_AFTER_MS) == 0)
+    if (watch(r, fm_now_ms() + KILL_AFTER_MS, &nobody, NULL) == 0)
         return;
     send_signal(r, SIGKILL);
-    watch(r, 0);
+    watch(r, 0, &nobody, NULL);
 }
 
 static int finish(struct run *r, const struct fm_subprocess_options *o, int *exit_code,
                   struct fm_error *err)
 {
-    int ret = watch(r, o->timeout_ms ? fm_now_ms() + o->timeout_ms : 0);
+    struct fm_error why = {0};
+    int ret = watch(r, o->timeout_ms ? fm_now_ms() + o->timeout_ms : 0, &o->cancel, &why);
     int ended;
 
     if (ret < 0)
@@ -233,6 +247,8 @@ static int finish(struct run *r, const struct fm_subprocess_options *o, int *exi
         return fm_error_set(err, FM_E_TIMEOUT,
                             "'%s' did not end within %" PRIu64 " ms; it was killed", o->argv[0],
                             o->timeout_ms);
+    if (ret == -ECANCELED)
+        return fm_error_set(err, why.code, "'%s' was ended: %s", o->argv[0], why.text);
     if (ret == 0)
         ret = ended;
     return ret < 0 ? fm_error_errno(err, -ret, "cannot follow '%s'", o->argv[0]) : 0;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 
 struct fm_subprocess_options {
@@ -20,7 +21,8 @@ struct fm_subprocess_options {
     bool die_with_parent;    /* SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG) */
     const int *keep_fds;     /* further descriptors that stay open, same numbers */
     size_t keep_fd_count;
-    uint64_t timeout_ms; /* 0: none; past it SIGTERM, 2 s later SIGKILL, FM_E_TIMEOUT */
+    uint64_t timeout_ms;     /* 0: none; past it SIGTERM, 2 s later SIGKILL, FM_E_TIMEOUT */
+    struct fm_cancel cancel; /* ends it in the same way, with its own error; {0}: nobody does */
 };
 
 struct fm_subprocess_result {

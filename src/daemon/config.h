@@ -40,6 +40,7 @@ struct fm_config {
     } container;
     struct {
         char *bridge, *vxlan, *subnet, *gateway, *followers;
+        uint32_t relay_minutes;
         uint32_t vni, port, mtu;
         struct fm_strv peers;
     } network;

@@ -42,6 +42,7 @@
     T(network, subnet, "10.88.0.0/16")                                                             \
     T(network, gateway, "")                                                                        \
     N(network, mtu, 0, 0, 65535)                                                                   \
+    N(network, relay_minutes, 60, 0, 10080)                                                        \
     T(network, followers, "/etc/fleximigrate/followers.yaml")                                      \
     L(network, peers)
 #define FM_CONFIG_KEYS_API(T, N, L) L(api, uids)

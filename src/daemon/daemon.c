@@ -53,6 +53,7 @@ static struct fm_manager *open_manager(const struct fm_config *config,
         .vxlan_port = (uint16_t)config->network.port,
         .mtu = (int)config->network.mtu,
         .fabric_peers = (const char *const *)config->network.peers.items,
+        .relay_limit_us = config->network.relay_minutes * UINT64_C(60000000),
         .followers = followers->items,
         .follower_count = followers->count,
     };

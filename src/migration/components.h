@@ -34,6 +34,7 @@ struct fm_components {
     size_t follower_count;
     struct fm_networks *networks; /* and the addresses in them; NULL: only the default network, and
                                      nobody keeps a list of addresses */
+    uint64_t relay_limit_us;      /* how long hosts that are away may send to where it was */
     struct fm_state_interface state;
     struct fm_memory memory;        /* without operations: strategy cold only */
     _Atomic double freeze_fixed_ms; /* what a freeze costs beside its pages, of the last few; 0: not

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/following.h"
 #include "migration/handover.h"
 #include "migration/handover_files.h"
 #include "migration/incoming.h"
@@ -267,7 +268,7 @@ static int verify(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error later = {0}; /* filling tries that again */
     fm_postcopy_serve(m, &later);
-    int rc = fm_orchestrator_follow(m, err);
+    int rc = fm_following_switch(m, err);
     fm_orchestrator_announce(m);
     if (rc == 0)
         rc = fm_handover_verify(m, err);
@@ -371,6 +372,10 @@ static void failed(struct fm_migration *m, const struct fm_error *why)
     if (m->fsm.failed_in != FM_STATE_PENDING && roll_back(m, how, sizeof(how), &err) < 0) {
         m->needs_attention = true;
         snprintf(how, sizeof(how), "Rollback is incomplete");
+    } else if (m->left) {
+        size_t len = strlen(how);
+        snprintf(how + len, sizeof(how) - len, "; but");
+        fm_error_set(&err, FM_E_FAILED, "%s; it is tried again", fm_following_problem(m));
     }
     close_books(m);
     fm_migration_to(m, FM_STATE_FAILED, true, FM_MIGRATION_MANAGER, "%s%s%s.", how,
@@ -497,9 +502,13 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
 {
     char how[160] = "Clean-up is complete";
     int rc = 0;
+    bool only_left = m->left && !m->needs_attention;
     /* What a later migration of the container has made of it is none of this one's business. */
-    if (!fm_journal_is_latest(m->parts->journal, m->id, m->options.container))
+    bool latest = fm_journal_is_latest(m->parts->journal, m->id, m->options.container);
+    if (!latest)
         snprintf(how, sizeof(how), "A later migration has followed");
+    if (!latest || only_left)
+        fm_following_retry(m);
     else if (m->fsm.state == FM_STATE_COMPLETED)
         rc = fm_handover_complete(m, err);
     else
@@ -508,6 +517,8 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
     fm_slots_release(m->parts->slots);
     m->in_slot = false;
     m->needs_attention = rc < 0;
+    if (rc == 0 && m->left)
+        rc = fm_error_set(err, FM_E_FAILED, "%s", fm_following_problem(m));
     if (rc == 0)
         fm_info(FM_MIGRATION_MANAGER, "%s: migration %s needs no attention any more.", how, m->id);
     else
@@ -516,6 +527,14 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
     fm_migration_save(m, NULL);
     fm_log_set_context(NULL);
     return rc;
+}
+
+void fm_coordinator_retry(struct fm_migration *m)
+{
+    enter_context(m);
+    fm_following_retry(m);
+    fm_migration_save(m, NULL);
+    fm_log_set_context(NULL);
 }
 
 int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err)

@@ -12,6 +12,8 @@ int fm_coordinator_run(struct fm_migration *m, struct fm_error *err);
 /* Goes on with a migration of a daemon that died, from the journal alone: rolled back when no
  * decision stands, carried to its end otherwise. */
 int fm_coordinator_recover(struct fm_migration *m, struct fm_error *err);
+/* Another try for the followers that a migration has left, which is final. */
+void fm_coordinator_retry(struct fm_migration *m);
 
 /* PENDING and PLANNING alone, without a migration: the preflight document of manager.h. */
 json_t *fm_coordinator_check(struct fm_components *parts, const char *container,

@@ -511,7 +511,7 @@ int fm_handover_complete(struct fm_migration *m, struct fm_error *err)
         call_void(m, FM_FRAME_COMPLETE, NULL, CONNECT_TIMEOUT_MS, &e) < 0)
         fm_warn(FM_MIGRATION_MANAGER, "The destination keeps its images for now: %s.", e.text);
     fm_handover_disconnect(m);
-    rc = keep_first(rc, fm_orchestrator_finish(m, &e), &e, err);
+    fm_orchestrator_finish(m);
     if (m->container && forget_container(m, &e) < 0)
         rc = keep_first(rc, -(int)e.code, &e, err);
     else

@@ -122,7 +122,7 @@ int fm_handover_abort(struct fm_migration *m, struct fm_error *err)
     fm_precopy_close(m);
     abort_destination(m);
     fm_orchestrator_end_hold(m);
-    note(m, fm_orchestrator_undo(m, &e), &e, &first);
+    fm_orchestrator_undo(m);
     note(m, fm_handover_remove_dir(m->dir, &e), &e, &first);
     if (first.code && err)
         *err = first;
@@ -278,7 +278,7 @@ static void take_lease(struct fm_migration *m)
 static int settle_return(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error e = {0}, first = {0};
-    note(m, fm_orchestrator_undo(m, &e), &e, &first);
+    fm_orchestrator_undo(m);
     take_lease(m);
     note(m, fm_precopy_unthrottle(m, &e), &e, &first);
     note(m, fm_handover_remove_dir(m->dir, &e), &e, &first);

@@ -224,6 +224,22 @@ int fm_journal_undone(struct fm_journal *j, const char *id, enum fm_step step, s
     return run(j, s, err);
 }
 
+int fm_journal_amend(struct fm_journal *j, const char *id, enum fm_step step, const json_t *detail,
+                     struct fm_error *err)
+{
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "UPDATE steps SET detail = ?1 WHERE seq = (SELECT max(seq) FROM steps"
+                         " WHERE migration = ?2 AND step = ?3 AND undone = 0)",
+                         err);
+    if (!s)
+        return -FM_E_IO;
+    bind_json(s, 1, detail);
+    bind_text(s, 2, id);
+    bind_text(s, 3, fm_step_text(step));
+    return run(j, s, err);
+}
+
 bool fm_journal_has(struct fm_journal *j, const char *id, enum fm_step step, json_t **detail)
 {
     if (detail)
@@ -322,6 +338,85 @@ bool fm_journal_is_latest(struct fm_journal *j, const char *id, const char *cont
     bind_text(s, 2, id);
     bind_text(s, 3, id);
     return sqlite3_step(s) == SQLITE_DONE;
+}
+
+json_t *fm_journal_left(struct fm_journal *j, const char *container, uint64_t now_us)
+{
+    /* A time that is further away than any pause is of a clock that was wrong. */
+    static const char sql[] =
+        "SELECT id FROM migrations WHERE final = 0 AND role = '" FM_ROLE_SOURCE "'"
+        " AND json_extract(doc, '$.final') AND json_extract(doc, '$.followers_left') IS NOT NULL"
+        " AND coalesce(json_extract(doc, '$.container') = ?1, 1)"
+        " AND json_extract(doc, '$.followers_left.retry_us') NOT BETWEEN ?2 + 1 AND ?2 + 120000000"
+        " ORDER BY created_us, rowid";
+    json_t *list = json_array();
+    HOLD_LOCK(j);
+    autostmt s = prepare(j, sql, NULL);
+    if (!s)
+        return list;
+    if (container)
+        bind_text(s, 1, container);
+    sqlite3_bind_int64(s, 2, now_us > INT64_MAX / 2 ? INT64_MAX / 2 : (sqlite3_int64)now_us);
+    while (sqlite3_step(s) == SQLITE_ROW)
+        json_array_append_new(list, json_string((const char *)sqlite3_column_text(s, 0)));
+    return list;
+}
+
+json_t *fm_journal_standing(struct fm_journal *j, enum fm_step step)
+{
+    json_t *list = json_array();
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "SELECT migration, detail, max(seq) AS newest FROM steps"
+                         " WHERE step = ? AND undone = 0 GROUP BY migration ORDER BY newest",
+                         NULL);
+    if (!s)
+        return list;
+    bind_text(s, 1, fm_step_text(step));
+    while (sqlite3_step(s) == SQLITE_ROW)
+        json_array_append_new(list, json_pack("{s:s, s:o*}", "id",
+                                              (const char *)sqlite3_column_text(s, 0), "detail",
+                                              column_json(s, 1)));
+    return list;
+}
+
+bool fm_journal_told_later(struct fm_journal *j, const char *id, const char *container,
+                           const char *follower)
+{
+    HOLD_LOCK(j);
+    autostmt s = prepare(j,
+                         "SELECT 1 FROM migrations AS m JOIN steps AS s ON s.migration = m.id"
+                         " WHERE m.role = '" FM_ROLE_SOURCE "' AND s.step = ?4"
+                         " AND json_extract(m.doc, '$.container') = ?1"
+                         " AND m.rowid > (SELECT rowid FROM migrations WHERE id = ?2)"
+                         " AND EXISTS (SELECT 1 FROM json_each(s.detail, '$.told')"
+                         "             WHERE value = ?3) LIMIT 1",
+                         NULL);
+    if (!s)
+        return false;
+    bind_text(s, 1, container);
+    bind_text(s, 2, id);
+    bind_text(s, 3, follower);
+    bind_text(s, 4, fm_step_text(FM_STEP_FOLLOW));
+    return sqlite3_step(s) == SQLITE_ROW;
+}
+
+bool fm_journal_came_later(struct fm_journal *j, const char *id, const char *container)
+{
+    HOLD_LOCK(j);
+    autostmt s =
+        prepare(j,
+                "SELECT 1 FROM migrations WHERE role = '" FM_ROLE_DESTINATION "'"
+                " AND json_extract(doc, '$.container') = ?1"
+                " AND rowid > (SELECT rowid FROM migrations WHERE id = ?2)"
+                " AND coalesce(json_extract(doc, '$.return_of'), '') = ''"
+                " AND json_extract(doc, '$.stage') IN ('committed', 'running', 'done') LIMIT 1",
+                NULL);
+    if (!s)
+        return false;
+    bind_text(s, 1, container);
+    bind_text(s, 2, id);
+    return sqlite3_step(s) == SQLITE_ROW;
 }
 
 json_t *fm_journal_list(struct fm_journal *j, size_t limit, struct fm_error *err)

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <jansson.h>
 
@@ -35,6 +36,7 @@
     X(SWITCH, "switch")     /* destination runs: packets go there */                               \
     X(DESTROY, "destroy")   /* the original is killed */                                           \
     X(CLEAN_UP, "clean-up") /* everything of the container leaves this host */                     \
+    X(RELAY, "relay")       /* what others still send here goes there; beyond COMPLETED */         \
     X(RETURN, "return")     /* after the commit: the destination was asked to bring it back */     \
     /* destination */                                                                              \
     X(RESERVE, "reserve") /* memory and disk; how much changes, see READY */                       \
@@ -86,6 +88,9 @@ int fm_journal_transition(struct fm_journal *j, const char *id, const struct fm_
  * same step may be written again: the newest detail counts. */
 int fm_journal_step(struct fm_journal *j, const char *id, enum fm_step step, const json_t *detail,
                     struct fm_error *err);
+/* Replaces the newest detail of a step that stands; passes no fault point. */
+int fm_journal_amend(struct fm_journal *j, const char *id, enum fm_step step, const json_t *detail,
+                     struct fm_error *err);
 /* The step was undone (or belongs to nobody any more). */
 int fm_journal_undone(struct fm_journal *j, const char *id, enum fm_step step,
                       struct fm_error *err);
@@ -102,6 +107,17 @@ json_t *fm_journal_load(struct fm_journal *j, const char *id, struct fm_error *e
 /* True when no later migration, on either side, names the same container; its own way back does not
  * count. */
 bool fm_journal_is_latest(struct fm_journal *j, const char *id, const char *container);
+/* [{"id","detail"}] of all migrations in which this step stands, oldest first; new reference. */
+json_t *fm_journal_standing(struct fm_journal *j, enum fm_step step);
+/* Ids of migrations away from here that are over and have followers left to be told, oldest first:
+ * of one container (NULL: any), and whose next try is due at `now_us` (UINT64_MAX: all). New
+ * reference. */
+json_t *fm_journal_left(struct fm_journal *j, const char *container, uint64_t now_us);
+/* A later migration away from here has told the follower of this container's move. */
+bool fm_journal_told_later(struct fm_journal *j, const char *id, const char *container,
+                           const char *follower);
+/* The container has come here later, and not as a way back. */
+bool fm_journal_came_later(struct fm_journal *j, const char *id, const char *container);
 /* Documents, newest first, at most `limit`; new reference. */
 json_t *fm_journal_list(struct fm_journal *j, size_t limit, struct fm_error *err);
 /* [{"id","role"}] of migrations that are not final, oldest first; new reference. */

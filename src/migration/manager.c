@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -19,82 +18,13 @@
 #include "migration/networks.h"
 #include "migration/peer.h"
 #include "migration/preflight.h"
+#include "migration/relay.h"
 #include "wire/connection.h"
 
 #define LIST_LIMIT 200
 #define HANDSHAKE_TIMEOUT_MS 5000
-#define WATCH_INTERVAL_S 1
 
-/* --- the migrations' threads --- */
-
-static bool is_busy(struct fm_manager *m, const char *container)
-{
-    for (struct running *r = m->running; r; r = r->next)
-        if (fm_streq(r->migration->options.container, container))
-            return true;
-    return false;
-}
-
-static void unlink_running(struct fm_manager *m, struct running *r)
-{
-    pthread_mutex_lock(&m->lock);
-    struct running **at = &m->running;
-    while (*at != r)
-        at = &(*at)->next;
-    *at = r->next;
-    pthread_cond_broadcast(&m->changed);
-    pthread_mutex_unlock(&m->lock);
-}
-
-static void *run_migration(void *arg)
-{
-    struct running *r = arg;
-    struct fm_error err = {0};
-    if (r->recovering)
-        fm_coordinator_recover(r->migration, &err);
-    else
-        fm_coordinator_run(r->migration, &err);
-    unlink_running(r->manager, r);
-    fm_migration_free(r->migration);
-    free(r);
-    return NULL;
-}
-
-/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already. Takes it
- * over only on success. */
-static int enter(struct fm_manager *m, struct fm_migration *migration, bool recovering,
-                 struct running **out, struct fm_error *err)
-{
-    struct running *r = fm_xcalloc(1, sizeof(*r));
-    *r = (struct running){.manager = m, .migration = migration, .recovering = recovering};
-    pthread_mutex_lock(&m->lock);
-    bool refused = m->closing || is_busy(m, migration->options.container);
-    if (!refused) {
-        r->next = m->running;
-        m->running = r;
-    }
-    bool closing = m->closing;
-    pthread_mutex_unlock(&m->lock);
-    if (!refused) {
-        *out = r;
-        return 0;
-    }
-    free(r);
-    return closing ? fm_error_set(err, FM_E_REFUSED, "the daemon is being stopped")
-                   : fm_error_set(err, FM_E_EXISTS, "container '%s' is being migrated already",
-                                  migration->options.container);
-}
-
-/* In recovery an older migration of the same container is settled first. */
-static int enter_in_turn(struct fm_manager *m, struct fm_migration *migration, struct running **out,
-                         struct fm_error *err)
-{
-    pthread_mutex_lock(&m->lock);
-    while (!m->closing && is_busy(m, migration->options.container))
-        pthread_cond_wait(&m->changed, &m->lock);
-    pthread_mutex_unlock(&m->lock);
-    return enter(m, migration, true, out, err);
-}
+/* --- migrations that begin elsewhere --- */
 
 /* A migration that was written down but could not begin is over. */
 static void close_row(struct fm_migration *migration, const struct fm_error *why)
@@ -104,52 +34,6 @@ static void close_row(struct fm_migration *migration, const struct fm_error *why
     fm_migration_to(migration, FM_STATE_FAILED, true, FM_MIGRATION_MANAGER, "Not begun: %s.",
                     why->text);
     fm_migration_free(migration);
-}
-
-static int start_thread(struct running *r, struct fm_error *err)
-{
-    pthread_t thread;
-    int rc = pthread_create(&thread, NULL, run_migration, r);
-    if (rc == 0)
-        return pthread_detach(thread);
-    unlink_running(r->manager, r);
-    fm_migration_free(r->migration);
-    free(r);
-    return fm_error_errno(err, rc, "cannot start a thread");
-}
-
-bool fm_manager_is_busy(struct fm_manager *m, const char *name, struct fm_error *err)
-{
-    pthread_mutex_lock(&m->lock);
-    bool busy = is_busy(m, name);
-    pthread_mutex_unlock(&m->lock);
-    if (busy)
-        fm_error_set(err, FM_E_REFUSED,
-                     "container '%s' is being migrated: cancel the migration first", name);
-    return busy;
-}
-
-static void *serve_networks(void *arg)
-{
-    fm_networks_serve(arg);
-    return NULL;
-}
-
-/* Ends migrations whose time is up. */
-static void *watch_deadlines(void *arg)
-{
-    struct fm_manager *m = arg;
-    pthread_mutex_lock(&m->lock);
-    while (!m->closing) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += WATCH_INTERVAL_S;
-        pthread_cond_timedwait(&m->changed, &m->lock, &until);
-        for (struct running *r = m->running; r; r = r->next)
-            fm_migration_expire(r->migration);
-    }
-    pthread_mutex_unlock(&m->lock);
-    return NULL;
 }
 
 /* Brings a container back to the source of its incoming migration; the caller's thread is the
@@ -162,13 +46,13 @@ static int give_back(void *ctx, const json_t *request, const char *return_of, st
         return fm_error_result(err);
     struct fm_migration *migration = fm_migration_new(&m->parts, &options, return_of, err);
     struct running *r = NULL;
-    int rc = migration ? enter(m, migration, false, &r, err) : fm_error_result(err);
+    int rc = migration ? fm_manager_enter(m, migration, ERRAND_RUN, &r, err) : fm_error_result(err);
     if (rc < 0 && migration)
         close_row(migration, err);
     if (rc < 0)
         return rc;
     rc = fm_coordinator_run(migration, err);
-    unlink_running(m, r);
+    fm_manager_leave(m, r);
     free(r);
     fm_migration_free(migration);
     return rc;
@@ -386,8 +270,8 @@ static int recover(struct fm_manager *m, struct fm_error *err)
         bool source = fm_streq(json_string_value(json_object_get(entry, "role")), FM_ROLE_SOURCE);
         struct fm_migration *migration = source ? fm_migration_load(&m->parts, id, &e) : NULL;
         struct running *r = NULL;
-        if (migration && enter_in_turn(m, migration, &r, &e) == 0)
-            start_thread(r, &e);
+        if (migration && fm_manager_enter(m, migration, ERRAND_RECOVER, &r, &e) == 0)
+            fm_manager_start(r, &e);
         else if (!source)
             fm_incoming_recover(m->incoming, id, &e);
         if (e.code)
@@ -418,6 +302,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     p->advertise = config->advertise;
     p->followers = config->followers;
     p->follower_count = config->follower_count;
+    p->relay_limit_us = config->relay_limit_us;
     p->facts = host_facts;
     p->facts_ctx = m;
     p->bundles = (struct fm_bundle_config){.state_dir = config->state_dir,
@@ -440,6 +325,8 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
     if (rc == 0)
         fm_image_store_sweep(p->images, NULL);
     if (rc == 0)
+        fm_relays_resume(p); /* before recovery may switch one off */
+    if (rc == 0)
         rc = recover(m, err);
     if (rc == 0)
         rc = listen_wire(m, err);
@@ -448,8 +335,7 @@ struct fm_manager *fm_manager_open(const struct fm_manager_config *config, struc
         return NULL;
     }
     json_decref(host_facts(m, NULL)); /* slow the first time: not in somebody's migration */
-    m->watching = pthread_create(&m->watch, NULL, watch_deadlines, m) == 0;
-    m->is_networking = pthread_create(&m->networking, NULL, serve_networks, p) == 0;
+    fm_manager_start_watching(m);
     m->ready = true;
     return m;
 }
@@ -533,11 +419,11 @@ json_t *fm_manager_migrate(struct fm_manager *m, const json_t *request, struct f
         return NULL;
     json_t *doc = fm_migration_to_json(migration);
     struct running *r = NULL;
-    int rc = enter(m, migration, false, &r, err);
+    int rc = fm_manager_enter(m, migration, ERRAND_RUN, &r, err);
     if (rc < 0)
         close_row(migration, err);
     else
-        rc = start_thread(r, err);
+        rc = fm_manager_start(r, err);
     if (rc < 0) {
         json_decref(doc);
         return NULL;
@@ -569,7 +455,7 @@ int fm_manager_migration_cancel(struct fm_manager *m, const char *id, struct fm_
     int rc = 0;
     pthread_mutex_lock(&m->lock);
     for (struct running *r = m->running; r; r = r->next)
-        if (fm_streq(r->migration->id, id)) {
+        if (fm_streq(r->migration->id, id) && r->errand != ERRAND_RETRY) {
             found = true;
             rc = store->ops->decide(store->ctx, id, false, &too_late, err);
             if (rc == 0 && !too_late)

@@ -30,6 +30,7 @@ struct fm_manager_config {
     int mtu;
     const char *const *fabric_peers;     /* underlay addresses of fabric members without a daemon;
                                             NULL-terminated or NULL */
+    uint64_t relay_limit_us;             /* 0: no relays (relay.h) */
     const struct fm_follower *followers; /* borrowed until the manager is closed */
     size_t follower_count;
 };

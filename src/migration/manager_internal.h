@@ -1,5 +1,5 @@
-/* Between the two files of the manager: its life and threads (manager.c), and what it passes on
- * (manager_pass.c). */
+/* Between the files of the manager: its life (manager.c), its threads (manager_threads.c), and what
+ * it passes on (manager_pass.c). */
 #ifndef FM_MIGRATION_MANAGER_INTERNAL_H
 #define FM_MIGRATION_MANAGER_INTERNAL_H
 
@@ -11,11 +11,17 @@
 #include "migration/migration.h"
 #include "migration/peer.h"
 
+enum errand {
+    ERRAND_RUN,
+    ERRAND_RECOVER,
+    ERRAND_RETRY, /* of followers that a migration has left */
+};
+
 /* A migration's thread. */
 struct running {
     struct fm_manager *manager;
     struct fm_migration *migration;
-    bool recovering;
+    enum errand errand;
     struct running *next;
 };
 
@@ -50,6 +56,15 @@ struct fm_manager {
 
 /* FM_E_REFUSED when the container is being migrated just now. */
 bool fm_manager_is_busy(struct fm_manager *m, const char *container, struct fm_error *err);
+/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already. Takes it
+ * over only on success. In recovery an older migration of the same container is settled first. */
+int fm_manager_enter(struct fm_manager *m, struct fm_migration *migration, enum errand errand,
+                     struct running **out, struct fm_error *err);
+void fm_manager_leave(struct fm_manager *m, struct running *r);
+/* Gives it a thread, which frees both; so does a failure. */
+int fm_manager_start(struct running *r, struct fm_error *err);
+/* Looks after deadlines and followers, and serves the networks, until the manager is closed. */
+void fm_manager_start_watching(struct fm_manager *m);
 /* Enters the members of the fabric: hosts of the registry, and those of the configuration that have
  * no daemon. */
 void fm_manager_connect_fabric(struct fm_manager *m);

@@ -60,7 +60,9 @@ struct fm_migration *fm_migration_load(struct fm_components *parts, const char *
     m->fsm.failed_in = failed_in ? fm_state_by_text(failed_in) : FM_STATE_NONE;
     m->fsm.final = json_is_true(json_object_get(doc, "final"));
     m->strategy = fm_strategy_by_text(json_string_value(json_object_get(doc, "strategy")));
-    m->needs_attention = json_is_true(json_object_get(doc, "needs_attention"));
+    m->left = json_incref(json_object_get(doc, "followers_left"));
+    m->needs_attention = json_is_true(json_object_get(doc, "needs_attention")) &&
+                         !json_is_true(json_object_get(m->left, "alone"));
     const json_t *reason = json_object_get(doc, "reason");
     const char *message = json_string_value(json_object_get(reason, "message"));
     if (message)
@@ -81,6 +83,8 @@ void fm_migration_free(struct fm_migration *m)
     fm_container_free(m->container);
     fm_container_free(m->arrival);
     json_decref(m->needs);
+    json_decref(m->left);
+    json_decref(m->untold);
     fm_timeline_clear(&m->freeze);
     fm_strv_free(&m->mapped_files);
     fm_tree_blocks_free(m->blocks);
@@ -104,24 +108,34 @@ static json_t *time_json(uint64_t realtime_us)
     return json_string(fm_format_time(realtime_us, text, sizeof(text)));
 }
 
+/* "alone": nothing else asks for attention. */
+static json_t *left_json(const struct fm_migration *m)
+{
+    json_t *left = json_copy(m->left);
+    json_object_set_new(left, "alone", json_boolean(!m->needs_attention));
+    return left;
+}
+
 json_t *fm_migration_to_json(const struct fm_migration *m)
 {
-    json_t *doc =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:b, s:o, s:o, s:o, s:o}", "id",
-                  m->id, "container", m->options.container, "source", m->options.source,
-                  "destination", m->options.destination, "strategy", fm_strategy_text(m->strategy),
-                  "priority", fm_priority_text(m->options.priority), "state",
-                  m->fsm.state == FM_STATE_NONE ? "NONE" : fm_state_text(m->fsm.state), "final",
-                  (int)m->fsm.final, "result", result_of(m), "needs_attention",
-                  (int)m->needs_attention, "created", time_json(m->stats.started_us), "updated",
-                  time_json(fm_realtime_us()), "options", fm_migration_options_to_json(&m->options),
-                  "stats", fm_migration_stats_to_json(&m->stats));
+    json_t *doc = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:b, s:o, s:o, s:o, s:o}", "id", m->id,
+        "container", m->options.container, "source", m->options.source, "destination",
+        m->options.destination, "strategy", fm_strategy_text(m->strategy), "priority",
+        fm_priority_text(m->options.priority), "state",
+        m->fsm.state == FM_STATE_NONE ? "NONE" : fm_state_text(m->fsm.state), "final",
+        (int)m->fsm.final, "result", result_of(m), "needs_attention",
+        (int)(m->needs_attention || m->left), "created", time_json(m->stats.started_us), "updated",
+        time_json(fm_realtime_us()), "options", fm_migration_options_to_json(&m->options), "stats",
+        fm_migration_stats_to_json(&m->stats));
     if (m->fsm.failed_in != FM_STATE_NONE)
         json_object_set_new(doc, "failed_in", json_string(fm_state_text(m->fsm.failed_in)));
     if (m->reason.code)
         json_object_set_new(doc, "reason",
                             json_pack("{s:s, s:s}", "code", fm_code_name(m->reason.code), "message",
                                       m->reason.text));
+    if (m->left)
+        json_object_set_new(doc, "followers_left", left_json(m));
     if (m->freeze.steps)
         json_object_set(doc, "freeze", m->freeze.steps);
     if (*m->strategy_reason)
@@ -135,7 +149,7 @@ int fm_migration_save(struct fm_migration *m, struct fm_error *err)
 {
     json_auto_t *doc = fm_migration_to_json(m);
     /* What asks for attention is tried again at the next start. */
-    bool finished = m->fsm.final && !m->needs_attention;
+    bool finished = m->fsm.final && !m->needs_attention && !m->left;
     return fm_journal_update(m->parts->journal, m->id, doc, finished, err);
 }
 

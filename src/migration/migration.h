@@ -20,8 +20,10 @@ struct fm_migration {
     struct fm_migration_options options;
     struct fm_fsm fsm;
     struct fm_migration_stats stats;
-    struct fm_error reason; /* why it failed */
-    bool needs_attention;
+    struct fm_error reason;       /* why it failed */
+    bool needs_attention;         /* beside `left` */
+    json_t *left;                 /* followers that are to be told yet, when it is over
+                                     (following.h); NULL: none */
     atomic_bool cancelled;        /* asked for from another thread; honoured before the decision */
     atomic_bool expired;          /* a phase took longer than the request allows; as cancelled */
     _Atomic uint64_t deadline_ms; /* of the phase, monotonic; 0: none */
@@ -45,6 +47,7 @@ struct fm_migration {
     pthread_mutex_t link_lock; /* guards `link` against shutdown from cancel */
     struct fm_link *link;
     void *hold;
+    json_t *untold; /* names of hosts that did not confirm the new place; NULL: not asked */
     struct fm_dump *dump;
     enum fm_strategy strategy;       /* chosen in PLANNING; never AUTO from there on */
     char strategy_reason[256];       /* why this one */

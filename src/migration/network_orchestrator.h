@@ -20,19 +20,17 @@ int fm_orchestrator_hold(struct fm_migration *m, struct fm_error *err);
 /* It runs on the destination: packets go there. What fails here is mended by the announcement of
  * the destination, and logged. */
 void fm_orchestrator_switch(struct fm_migration *m);
-/* The same for followers. */
-int fm_orchestrator_follow(struct fm_migration *m, struct fm_error *err);
-/* All hosts hear of it: each takes a while when it is dead. */
+/* All hosts hear of it, at the same time; m->untold are those that did not. */
 void fm_orchestrator_announce(struct fm_migration *m);
-/* COMPLETED: nothing of the transition is left, neither here nor at the followers. Tries each of
- * them; the first error is told. */
-int fm_orchestrator_finish(struct fm_migration *m, struct fm_error *err);
+/* COMPLETED: nothing of the transition is left, neither here nor at the followers, but for m->left
+ * (following.h). */
+void fm_orchestrator_finish(struct fm_migration *m);
 
 /* ROLLBACK: the container runs on here, and gets what was held. */
 int fm_orchestrator_release(struct fm_migration *m, struct fm_error *err);
 /* The hold is gone, its counters are kept. */
 void fm_orchestrator_end_hold(struct fm_migration *m);
-/* Followers are what they were before, last ones first. */
-int fm_orchestrator_undo(struct fm_migration *m, struct fm_error *err);
+/* Followers are what they were before, last ones first, but for m->left. */
+void fm_orchestrator_undo(struct fm_migration *m);
 
 #endif

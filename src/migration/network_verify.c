@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
+#include "migration/relay.h"
 #include "network/address.h"
 #include "network/netns.h"
 
@@ -450,6 +451,8 @@ json_t *fm_networks_repair(struct fm_components *p, struct fm_error *err)
     fm_leases_tidy(p); /* the registry itself comes first */
     fm_replica_catch_up(p);
     fm_leases_provide_host(p);
+    struct fm_error relay = {0};
+    note(&r, fm_relays_repair(p, &relay), "relays", &relay);
     pthread_mutex_lock(&p->networks->lock);
     int rc = collect(&c, err);
     if (rc == 0)

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/networks_internal.h"
+#include "migration/relay.h"
 #include "network/address.h"
 #include "wire/frame.h"
 
@@ -478,6 +479,7 @@ void fm_networks_pass(struct fm_components *p)
     struct fm_networks *n = p->networks;
     fm_replica_pass(p, NULL);
     fm_leases_provide_host(p);
+    fm_relays_pass(p);
     pthread_mutex_lock(&n->lock);
     fm_claims_expire(n);
     bool due = fm_now_ms() >= n->tidy_ms;

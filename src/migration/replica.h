@@ -42,6 +42,8 @@ json_t *fm_replica_answer(struct fm_components *p, const char *op, const json_t 
 /* Asks one host; NULL with err. One that cannot be reached is met again later. */
 json_t *fm_replica_ask(struct fm_components *p, const struct fm_host *host, const json_t *body,
                        struct fm_error *err);
+/* The host answered when it was last asked, and has all documents. */
+bool fm_replica_has_met(struct fm_components *p, const char *host);
 /* The other hosts of the registry, new reference. */
 json_t *fm_replica_hosts(struct fm_components *p);
 

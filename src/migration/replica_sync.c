@@ -86,6 +86,14 @@ static void note_met(struct fm_components *p, const char *host, bool met)
     pthread_mutex_unlock(&p->networks->lock);
 }
 
+bool fm_replica_has_met(struct fm_components *p, const char *host)
+{
+    pthread_mutex_lock(&p->networks->lock);
+    bool met = member(p->networks, host)->met;
+    pthread_mutex_unlock(&p->networks->lock);
+    return met;
+}
+
 json_t *fm_replica_hosts(struct fm_components *p)
 {
     json_auto_t *all = p->store.ops->list(p->store.ctx, "host", NULL);

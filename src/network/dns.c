@@ -262,6 +262,14 @@ static uint32_t ttl_outside(void *ctx, const char *name, enum fm_dns_type type, 
     return now;
 }
 
+/* The server as a step asks it. */
+static struct fm_dns_server server_for(const struct dns *d, const struct fm_move *move)
+{
+    struct fm_dns_server server = d->server;
+    server.cancel = move->cancel;
+    return server;
+}
+
 static int dns_read(void *ctx, const struct fm_move *move, json_t **before, struct fm_error *err)
 {
     struct dns *d = ctx;
@@ -273,9 +281,10 @@ static int dns_read(void *ctx, const struct fm_move *move, json_t **before, stru
         fm_info(FM_NETWORK_MANAGER, "Container '%s' has no name in the DNS.", move->container);
         return 0;
     }
+    const struct fm_dns_server server = server_for(d, move);
     enter_name(d, name);
     struct fm_dns_reading reading = {
-        .server = &d->server,
+        .server = &server,
         .zone = d->zone,
         .reverse_zones = (const char *const *)d->reverse_zones.items,
         .name = name,
@@ -298,6 +307,7 @@ static int run_step(void *ctx, enum fm_dns_step step, const struct fm_move *move
                     const json_t *before, struct fm_error *err)
 {
     struct dns *d = ctx;
+    const struct fm_dns_server server = server_for(d, move);
     struct fm_dns_plan plan;
     int rc = fm_dns_plan_load(before, &plan, err);
     if (rc < 0 || plan.count == 0)
@@ -306,8 +316,8 @@ static int run_step(void *ctx, enum fm_dns_step step, const struct fm_move *move
     enter_name(d, name);
     if (step == FM_DNS_PREPARE || step == FM_DNS_SWITCH)
         remember_ttls(d, move->migration, &plan);
-    rc = fm_dns_plan_step(&d->server, &plan, step, d->low_ttl, fm_now_ms() + d->server.timeout_ms,
-                          err);
+    rc =
+        fm_dns_plan_step(&server, &plan, step, d->low_ttl, fm_now_ms() + d->server.timeout_ms, err);
     if (rc == 0 && (step == FM_DNS_FINISH || step == FM_DNS_UNDO))
         forget_ttls(d, move->migration, &plan);
     leave_name(d, name);
@@ -341,6 +351,7 @@ static int dns_undo(void *ctx, const struct fm_move *move, const json_t *before,
 
 static const struct fm_follower_ops dns_ops = {
     .kind = "dns",
+    .guarded = true,
     .read = dns_read,
     .prepare = dns_prepare,
     .switch_over = dns_switch_over,

@@ -36,6 +36,7 @@ struct exchange {
     unsigned times;      /* that something came */
     unsigned attempts;   /* datagrams sent */
     bool nobody_listens; /* says the host */
+    struct fm_error cancelled;
 };
 
 enum verdict { WRONG = 0, RIGHT = 1 }; /* negative: an error that ends the exchange */
@@ -161,17 +162,20 @@ static int examine(struct exchange *x, const uint8_t *wire, size_t len, struct f
 /* ---- sockets ---- */
 
 /* True: ready, or in an error that the next call tells. */
-static bool wait_for(int fd, short events, uint64_t until_ms)
+static bool wait_for(struct exchange *x, int fd, short events, uint64_t until_ms)
 {
+    const struct fm_cancel *cancel = &x->server->cancel;
     struct pollfd p = {.fd = fd, .events = events};
     for (;;) {
         uint64_t now = fm_now_ms();
         if (now >= until_ms)
             return false;
-        int n = poll(&p, 1, (int)(until_ms - now));
+        int n = poll(&p, 1, (int)fm_cancel_slice(cancel, until_ms - now));
         if (n > 0)
             return true;
         if (n < 0 && errno != EINTR)
+            return false;
+        if (fm_cancel_check(cancel, &x->cancelled) < 0)
             return false;
     }
 }
@@ -195,7 +199,7 @@ static int open_socket(const struct fm_dns_server *server, int type, struct fm_e
 static int receive(struct exchange *x, int fd, uint64_t until_ms, struct fm_error *err)
 {
     uint8_t wire[4096];
-    while (wait_for(fd, POLLIN, until_ms)) {
+    while (wait_for(x, fd, POLLIN, until_ms)) {
         ssize_t n = recv(fd, wire, sizeof(wire), 0);
         if (n < 0 && errno == ECONNREFUSED) {
             x->nobody_listens = true; /* perhaps it restarts */
@@ -232,7 +236,7 @@ static int ask_by_udp(struct exchange *x, struct fm_error *err)
         int verdict = receive(x, fd, until_ms, err);
         if (verdict != WRONG)
             return verdict;
-        if (fm_now_ms() >= x->deadline_ms)
+        if (x->cancelled.code || fm_now_ms() >= x->deadline_ms)
             break;
     }
     return WRONG;
@@ -246,7 +250,7 @@ static int tcp_problem(struct exchange *x, const char *what, int sys_errno)
 static int transfer(struct exchange *x, int fd, uint8_t *data, size_t len, bool out)
 {
     while (len) {
-        if (!wait_for(fd, out ? POLLOUT : POLLIN, x->deadline_ms))
+        if (!wait_for(x, fd, out ? POLLOUT : POLLIN, x->deadline_ms))
             return WRONG;
         ssize_t n = out ? send(fd, data, len, MSG_NOSIGNAL) : recv(fd, data, len, 0);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -310,6 +314,8 @@ static int sign(struct exchange *x, struct fm_error *err)
 static int no_answer(const struct exchange *x, uint64_t began_ms, struct fm_error *err)
 {
     unsigned long long ms = fm_now_ms() - began_ms;
+    if (x->cancelled.code)
+        return fm_error_set(err, x->cancelled.code, "%s", x->cancelled.text);
     if (x->complaint[0])
         return fm_error_set(err, x->code, "%s (%u answers in %llu ms)", x->complaint, x->times, ms);
     if (x->nobody_listens)

@@ -7,6 +7,7 @@
 
 #include <ldns/ldns.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 #include "network/dns_name.h"
 
@@ -19,6 +20,7 @@ struct fm_dns_server {
     char *secret;                    /* base64 */
     uint64_t timeout_ms;             /* of one exchange, all repetitions */
     unsigned retries;                /* of a datagram without an answer, in that time */
+    struct fm_cancel cancel;         /* of the step that asks */
 };
 
 /* Signs the request and sends it: by UDP, by TCP when it is large or its answer was cut off. Gives

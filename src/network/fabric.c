@@ -13,6 +13,7 @@
 #include "network/networks.h"
 #include "network/outbox.h"
 #include "network/redirector.h"
+#include "network/relay.h"
 
 /* ---- outboxes ---- */
 
@@ -126,6 +127,7 @@ static void fabric_free(struct fm_fabric *fabric)
         close(fabric->packet_fd);
     fm_net_free_all(fabric);
     fm_residents_free(fabric);
+    free(fabric->relays);
     free(fabric->peers);
     free(fabric->run_dir);
     free(fabric);
@@ -140,12 +142,14 @@ int fm_fabric_open(const struct fm_fabric_config *config, struct fm_network *net
     pthread_mutex_init(&fabric->make, NULL);
     pthread_mutex_init(&fabric->lock, NULL);
     pthread_mutex_init(&fabric->net_lock, NULL);
+    pthread_mutex_init(&fabric->relay_lock, NULL);
     int rc = open_fabric(fabric, config, err);
     if (rc < 0) {
         fabric_free(fabric);
         return fm_error_prefix(err, "cannot open the network");
     }
     warn_about_bridge_netfilter();
+    fm_relay_remove_stale();
     *network = (struct fm_network){.ops = &fm_fabric_ops, .ctx = fabric};
     return 0;
 }

@@ -52,7 +52,10 @@ struct fm_fabric {
     struct fm_net *former;
     pthread_mutex_t lock; /* guards the two lists below */
     struct fm_hold *holds;
-    struct fm_staged *staged; /* outboxes of blocked ports */
+    struct fm_staged *staged;   /* outboxes of blocked ports */
+    pthread_mutex_t relay_lock; /* guards those that have left and are sent after (relay.h) */
+    struct fm_relay *relays;
+    size_t relay_count;
 };
 
 /* An endpoint in the form that requests want. */

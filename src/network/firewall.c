@@ -302,6 +302,11 @@ static int run_nft(const char *commands, unsigned flags, char **output, struct f
     return rc;
 }
 
+int fm_firewall_run(const char *commands, struct fm_error *err)
+{
+    return run_nft(commands, 0, NULL, err);
+}
+
 /* ---- applying ---- */
 
 /* The names end up between quotes. */

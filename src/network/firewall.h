@@ -48,6 +48,8 @@ struct fm_firewall {
  * is never turned off. Acts on the network namespace of the calling thread. FM_E_INVALID and
  * FM_E_EXISTS as fm_publication_check. */
 int fm_firewall_apply(const struct fm_firewall *firewall, struct fm_error *err);
+/* Runs commands of nft as they stand, in one transaction. */
+int fm_firewall_run(const char *commands, struct fm_error *err);
 /* Removes the table: connections through published ports end. Missing is fine. */
 int fm_firewall_remove(struct fm_error *err);
 /* What the kernel has: [{"container","network","protocol","host_port","port","ip","ip6"}] by

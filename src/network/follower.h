@@ -3,10 +3,12 @@
 #ifndef FM_NETWORK_FOLLOWER_H
 #define FM_NETWORK_FOLLOWER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <jansson.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 
 /* A container that goes from one host to another. Strings are never NULL. */
@@ -19,12 +21,16 @@ struct fm_move {
     const char *old_ip6, *new_ip6;    /* "": none */
     const char *source, *destination; /* hosts' names */
     const char *source_address, *destination_address; /* of the underlay */
+    struct fm_cancel cancel;                          /* ends its waits; {0}: nobody does */
 };
 
 /* In this order; `undo` at any point instead of what remains. All may block, none longer than the
- * follower's own timeout. */
+ * follower's own timeout; while they wait they look at the move's `cancel`, and fail as it says. */
 struct fm_follower_ops {
     const char *kind; /* "dns", "sdn", "load-balancer" */
+    /* `finish` and `undo` change only what is as this move has made it: they may even come when the
+     * container has moved on. */
+    bool guarded;
     /* What is there, as `undo` needs it and the journal keeps it (new reference in *before); NULL
      * with 0: this move does not concern it, and no other function is called. Changes nothing. */
     int (*read)(void *ctx, const struct fm_move *move, json_t **before, struct fm_error *err);

@@ -98,11 +98,14 @@ static int wait_for(const struct fm_haproxy *h, int fd, short events, struct fm_
         struct pollfd p = {.fd = fd, .events = events};
         if (now >= h->deadline)
             return say_timeout(h, err);
-        int ready = poll(&p, 1, (int)(h->deadline - now));
+        int ready = poll(&p, 1, (int)fm_cancel_slice(&h->cancel, h->deadline - now));
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
             return fm_error_errno(err, errno, "cannot wait for HAProxy at %s", h->socket);
+        int rc = fm_cancel_check(&h->cancel, err);
+        if (rc < 0)
+            return rc;
     }
 }
 
@@ -143,6 +146,8 @@ static int connect_to(const struct fm_haproxy *h, struct fm_error *err)
             return say_unreachable(h, errno, err);
         if (fm_now_ms() >= h->deadline) /* a Unix socket whose queue is full */
             return say_timeout(h, err);
+        if ((rc = fm_cancel_check(&h->cancel, err)) < 0)
+            return rc;
         poll(NULL, 0, CROWDED_PAUSE_MS);
     }
     return rc < 0 ? rc : FM_MOVE_FD(fd);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 
 #define FM_HAPROXY_MAX_WEIGHT 256
@@ -16,6 +17,7 @@ struct fm_haproxy {
     const char *backend;
     uint64_t timeout_ms; /* for the error's text */
     uint64_t deadline;   /* of all calls together, on the clock of fm_now_ms */
+    struct fm_cancel cancel;
 };
 
 struct fm_haproxy_server {

@@ -58,8 +58,9 @@ static int run_command(const struct fm_load_balancer *lb, const char *phase,
         .argv = (const char *const *)lb->command.items,
         .env = (const char *const *)env.items,
         .stdin_fd = -1,
-        .new_session = true, /* a timeout ends its children as well */
+        .new_session = true, /* what ends it ends its children as well */
         .timeout_ms = lb->timeout_ms,
+        .cancel = move->cancel,
     };
     int rc = fm_subprocess_check(&options, NULL, err);
     if (rc < 0)

@@ -10,7 +10,7 @@
 #include "network/address.h"
 #include "network/haproxy.h"
 
-#define LOOK_PAUSE_MS 50
+#define LOOK_PAUSE_MS 40
 
 /* What `read` found, and what the steps make of it; this is what the journal keeps. */
 struct plan {
@@ -37,7 +37,8 @@ static void step_start(struct step *s, const struct fm_load_balancer *lb,
                        .haproxy = {.socket = lb->socket,
                                    .backend = lb->backend,
                                    .timeout_ms = lb->timeout_ms,
-                                   .deadline = fm_now_ms() + lb->timeout_ms},
+                                   .deadline = fm_now_ms() + lb->timeout_ms,
+                                   .cancel = move->cancel},
                        .server = lb->server ? lb->server : move->container};
 }
 
@@ -210,7 +211,9 @@ static int wait_for_sessions(struct step *s, struct fm_error *err)
         if (rc < 0 || sessions == 0 || fm_now_ms() >= end)
             return rc;
         poll(NULL, 0, LOOK_PAUSE_MS);
-        rc = look(s, err);
+        rc = fm_cancel_check(&s->haproxy.cancel, err);
+        if (rc == 0)
+            rc = look(s, err);
         if (rc == 0)
             rc = drain(s, err); /* the others may have gone meanwhile */
         if (rc < 0 || s->now.weight == s->plan.weight)

@@ -18,6 +18,7 @@
 #include "network/outbox.h"
 #include "network/port_in_use.h"
 #include "network/redirector.h"
+#include "network/relay.h"
 #include "network/verifier.h"
 
 #define REACH_TIMEOUT_MS 700 /* of each of three attempts */
@@ -228,6 +229,9 @@ static int op_stage(void *ctx, const struct fm_endpoint *ep, bool active, struct
     if (fm_fault("network-stage"))
         return fm_error_set(err, FM_E_FAILED, "cannot stage the network of '%s': fault injected",
                             ep->name);
+    struct fm_port port;
+    if (active && fm_port_of_network(fabric, ep, &port, NULL) == 0)
+        fm_relay_drop(fabric, port.net, port.mac);
     pthread_mutex_lock(&fabric->make);
     int rc = fm_endpoint_stage(fabric, ep, active, err);
     pthread_mutex_unlock(&fabric->make);
@@ -304,6 +308,9 @@ static int op_activate(void *ctx, const struct fm_endpoint *ep, struct fm_error 
     if (fm_fault("network-activate"))
         return fm_error_set(err, FM_E_FAILED, "cannot activate the network of '%s': fault injected",
                             ep->name);
+    struct fm_port port;
+    if (fm_port_of_network(ctx, ep, &port, NULL) == 0)
+        fm_relay_drop(ctx, port.net, port.mac);
     int rc = fm_endpoint_activate(ctx, ep, err);
     return rc < 0 ? fm_error_prefix(err, "cannot activate the network of '%s'", ep->name) : 0;
 }
@@ -381,6 +388,17 @@ static int op_set_remote(void *ctx, const char *network, const char *mac, const 
                       bytes)) /* else the hold relays, and points it there when it ends */
         fm_fdb_put_port(&batch, bytes, net->vxlan_index);
     return fm_nl_run(&fabric->fast, &batch, err);
+}
+
+static int op_relay(void *ctx, const char *network, const char *mac, bool on, struct fm_error *err)
+{
+    struct fm_fabric *fabric = ctx;
+    uint8_t bytes[6];
+    if (!network)
+        return fm_relay_refresh(fabric, err);
+    int rc = fm_mac_parse(mac, bytes, err);
+    const struct fm_net *net = rc < 0 ? NULL : fm_net_find(fabric, network, err);
+    return net ? fm_relay_set(fabric, net, bytes, on, err) : fm_error_result(err);
 }
 
 static int op_peer(void *ctx, const char *host, bool present, struct fm_error *err)
@@ -533,5 +551,6 @@ const struct fm_network_ops fm_fabric_ops = {
     .reach = op_reach,
     .unrepair = op_unrepair,
     .inspect = op_inspect,
+    .relay = op_relay,
     .peer = op_peer,
 };

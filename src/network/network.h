@@ -159,6 +159,11 @@ struct fm_network_ops {
      * when it has only loopback (or shares the host's: *host true). */
     int (*inspect)(void *ctx, pid_t pid, struct fm_endpoint *ep, bool *found, bool *host,
                    struct fm_error *err);
+    /* Frames for a container that has left, from hosts that do not know it, are sent on to where
+     * set_remote says (overlay only), until it is switched off or activated here; after
+     * a start of the daemon it is to be switched on again. `network` NULL: makes the kernel's what
+     * is on. The function NULL: never. */
+    int (*relay)(void *ctx, const char *network, const char *mac, bool on, struct fm_error *err);
     /* Another fabric member (underlay address): head-end replication entry in every overlay;
      * present false removes it. */
     int (*peer)(void *ctx, const char *host, bool present, struct fm_error *err);

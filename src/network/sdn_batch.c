@@ -5,11 +5,10 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
-void fm_sdn_batch_open(struct fm_sdn_batch *batch, struct fm_sdn_rest *rest, bool patient,
-                       size_t room)
+void fm_sdn_batch_open(struct fm_sdn_batch *batch, struct fm_sdn_session *session, size_t room)
 {
     *batch = (struct fm_sdn_batch){
-        .session = fm_sdn_session_open(rest, patient),
+        .session = session,
         .targets = fm_xcalloc(room + 1, sizeof(const void *)),
         .errors = fm_xcalloc(room + 1, sizeof(*batch->errors)),
         .flows = fm_xcalloc(room + 1, sizeof(const void *)),

@@ -22,9 +22,8 @@ struct fm_sdn_batch {
     size_t request_count;
 };
 
-/* For at most `room` switches. */
-void fm_sdn_batch_open(struct fm_sdn_batch *batch, struct fm_sdn_rest *rest, bool patient,
-                       size_t room);
+/* For at most `room` switches. The session becomes its own. */
+void fm_sdn_batch_open(struct fm_sdn_batch *batch, struct fm_sdn_session *session, size_t room);
 void fm_sdn_batch_close(struct fm_sdn_batch *batch);
 /* Its index; that of before when it is in there already. The target must outlive the batch. */
 size_t fm_sdn_batch_add(struct fm_sdn_batch *batch, const struct fm_topology_switch *target);

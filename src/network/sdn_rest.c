@@ -16,7 +16,7 @@
 #define ANSWER_LIMIT (1U << 20)
 #define HEADER_LIMIT (64U << 10)
 #define EXACT_DOUBLE 9007199254740992.0 /* 2^53 */
-#define POLL_MS 1000
+#define POLL_MS 1000u
 #define CONNECTIONS 16L /* at a time: controllers are small servers */
 #define REMARK_BYTES 120
 
@@ -41,6 +41,7 @@ struct fm_sdn_session {
     struct sent *sent;
     size_t sent_count;
     bool patient, without_barriers;
+    struct fm_cancel cancel;
 };
 
 /* One request on its way. */
@@ -110,11 +111,13 @@ void fm_sdn_rest_close(struct fm_sdn_rest *rest)
     free(rest);
 }
 
-struct fm_sdn_session *fm_sdn_session_open(struct fm_sdn_rest *rest, bool patient)
+struct fm_sdn_session *fm_sdn_session_open(struct fm_sdn_rest *rest, bool patient,
+                                           struct fm_cancel cancel)
 {
     struct fm_sdn_session *session = fm_xcalloc(1, sizeof(*session));
     session->rest = rest;
     session->patient = patient;
+    session->cancel = cancel;
     session->started_ms = fm_now_ms();
     session->multi = curl_multi_init();
     session->headers = curl_slist_append(NULL, "Content-Type: application/json");
@@ -449,6 +452,24 @@ static void take_finished(struct fm_sdn_session *session, const char *url, uint6
     }
 }
 
+/* Those that have not succeeded yet will not any more. */
+static void fail_rest(struct fm_sdn_request *requests, size_t count, const struct fm_error *why)
+{
+    for (size_t i = 0; i < count; i++)
+        if (requests[i].err.code)
+            requests[i].err = *why;
+}
+
+/* False: cancelled. */
+static bool wait_on(struct fm_sdn_session *session, struct fm_sdn_request *requests, size_t count)
+{
+    struct fm_error why = {0};
+    curl_multi_poll(session->multi, NULL, 0, (int)fm_cancel_slice(&session->cancel, POLL_MS), NULL);
+    if (fm_cancel_check(&session->cancel, &why) < 0)
+        fail_rest(requests, count, &why);
+    return !why.code;
+}
+
 /* Those that have not succeeded yet, at one controller. */
 static void run_at(struct fm_sdn_session *session, struct fm_sdn_request *requests, size_t count,
                    const char *url, uint64_t ms)
@@ -465,9 +486,7 @@ static void run_at(struct fm_sdn_session *session, struct fm_sdn_request *reques
         if (curl_multi_perform(session->multi, &running) != CURLM_OK)
             break;
         take_finished(session, url, ms);
-        if (running)
-            curl_multi_poll(session->multi, NULL, 0, POLL_MS, NULL);
-    } while (running);
+    } while (running && wait_on(session, requests, count));
     for (size_t i = 0; i < count; i++)
         if (transfers[i].curl)
             finish(session, &transfers[i]);
@@ -494,7 +513,10 @@ int fm_sdn_run(struct fm_sdn_session *session, struct fm_sdn_request *requests, 
         size_t which = (first + i) % rest->urls.count;
         uint64_t share =
             time_left_ms(session) / (rest->urls.count - i) / (session->patient ? 2 : 1);
-        if (share == 0)
+        struct fm_error why = {0};
+        if (fm_cancel_check(&session->cancel, &why) < 0)
+            fail_rest(requests, count, &why);
+        if (share == 0 || why.code)
             break;
         run_at(session, requests, count, rest->urls.items[which], share);
         if (!first_failed(requests, count))

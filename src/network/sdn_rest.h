@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "base/cancel.h"
 #include "base/error.h"
 #include "network/topology.h"
 
@@ -26,9 +27,11 @@ struct fm_sdn_rest *fm_sdn_rest_open(const struct fm_sdn_rest_config *config, st
 void fm_sdn_rest_close(struct fm_sdn_rest *rest);
 
 /* The requests of one step. For one thread; its time runs from here. `patient`: no requests take
- * more than half of what is left, so that a dead switch leaves time for the living ones. */
+ * more than half of what is left, so that a dead switch leaves time for the living ones. When
+ * `cancel` says so, all requests fail as it says. */
 struct fm_sdn_session;
-struct fm_sdn_session *fm_sdn_session_open(struct fm_sdn_rest *rest, bool patient);
+struct fm_sdn_session *fm_sdn_session_open(struct fm_sdn_rest *rest, bool patient,
+                                           struct fm_cancel cancel);
 void fm_sdn_session_close(struct fm_sdn_session *session);
 /* Time is left, and every barrier so far was a real one. */
 bool fm_sdn_session_has_time(const struct fm_sdn_session *session);

@@ -11,7 +11,9 @@
 void fm_sdn_step_open(struct fm_sdn_step *step, bool patient)
 {
     struct fm_sdn_plan *plan = &step->plan;
-    fm_sdn_batch_open(&step->batch, step->sdn->rest, patient, plan->count + plan->lane_count);
+    fm_sdn_batch_open(&step->batch,
+                      fm_sdn_session_open(step->sdn->rest, patient, step->move->cancel),
+                      plan->count + plan->lane_count);
     for (size_t i = 0; i < plan->count; i++)
         fm_sdn_batch_add(&step->batch, &plan->changes[i].target);
     for (size_t i = 0; i < plan->lane_count; i++)

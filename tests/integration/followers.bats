@@ -31,7 +31,8 @@ teardown_file()
 teardown()
 {
     [ ! -e "$FM_WORK/web.pid" ] || kill -KILL "$(cat "$FM_WORK/web.pid")" 2>/dev/null || true
-    rm -f "$FM_WORK/web.pid"
+    [ ! -e "$FM_WORK/sessions.pid" ] || kill -KILL "$(cat "$FM_WORK/sessions.pid")" 2>/dev/null || true
+    rm -f "$FM_WORK/web.pid" "$FM_WORK"/sessions.*
     remove_everywhere web
     local server
     for server in haproxy liar controller named; do
@@ -130,6 +131,14 @@ frontend alone
 frontend hosts
     bind $edge:8002
     default_backend hosts
+frontend raw
+    mode tcp
+    bind $edge:8003
+    default_backend raw
+backend raw
+    mode tcp
+    server web $ip:80 weight 50
+    server other 127.0.0.1:8080 weight 50
 backend both
     server web $ip:80 weight 50 check
     server other 127.0.0.1:8080 weight 50 check
@@ -291,6 +300,30 @@ END
     assert_stayed
 }
 
+@test "HAProxy stops in the middle of PREPARATION for longer: it is as it was when it is back, without a restart" {
+    run_web
+    haproxy_start
+    cat >"$FM_WORK/stopper" <<END
+#!/bin/sh
+[ \$FLEXIMIGRATE_PHASE != prepare ] || { kill -STOP $(cat "$FM_WORK/haproxy.server"); exit 1; }
+END
+    chmod 755 "$FM_WORK/stopper"
+    followers_are <<END
+load_balancers:
+  - {name: edge, timeout: ${timeout_ms}ms, haproxy: {socket: '$edge:9999', backend: both}}
+  - {name: stopper, timeout: 5s, command: ['$FM_WORK/stopper']}
+END
+    refused 1 a migrate web --to host-b
+    id=$(last_migration a)
+    cluster_cli a --json migration show "$id" |
+        jq -e '.final and .needs_attention and .followers_left.followers == ["load-balancer edge"]'
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".followers_left.attempts > 1"'
+    server_signal haproxy CONT
+    until_true eval '[ "$(server_of both)" = "$ip:80 50" ]'
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".needs_attention | not"'
+    assert_stayed
+}
+
 @test "HAProxy answers garbage: PREPARATION fails" {
     run_web
     haproxy_start
@@ -314,9 +347,69 @@ while True:
     assert_stayed
 }
 
+# sessions_open: that end with us; every other one of them is web's.
+sessions_open()
+{
+    on c bash -c "for fd in 11 12 13 14; do eval \"exec \$fd<>/dev/tcp/$edge/8003\"; done
+        touch $FM_WORK/sessions.ready; exec sleep 60" 3>&- 4>&- &
+    echo $! >"$FM_WORK/sessions.pid"
+    disown $!
+    until_true test -e "$FM_WORK/sessions.ready"
+}
+
+# migration_begins [OPTIONS]: of web to host-b, with a JSON object of options; it is in PREPARATION. Sets id.
+migration_begins()
+{
+    id=$(on a curl -sf --unix-socket /run/fleximigrate/fleximigrated.sock http://localhost/v1/migrations \
+        -d "$(jq -n --argjson more "${1:-{\}}" '{container: "web", destination: "host-b"} + $more')" | jq -r .id)
+}
+
+is_final()
+{
+    cluster_cli a --json migration show "$id" | jq -e .final
+}
+
+# ended_after: milliseconds from an instant (of the real time) to the end of PREPARATION.
+ended_after()
+{
+    local failed
+    failed=$(cluster_cli a --json migration show "$id" |
+        jq -r '[.transitions[] | select(.from == "PREPARATION")][0] | "\(.to) \(.at)"')
+    [ "${failed% *}" = FAILED ] || fail "PREPARATION was followed by $failed" || return
+    echo $(($(date -d "${failed#* }" +%s%3N) - $1))
+}
+
+@test "HAProxy: a cancel ends the wait for its sessions, and so does the time of the preparation" {
+    local began ms
+    run_web
+    haproxy_start
+    haproxy_follows raw "drain_wait: 60s"
+    sessions_open
+    migration_begins
+    until_true eval '[ "$(server_of raw)" = "$ip:80 0" ]'
+    began=$(date +%s%3N)
+    cluster_cli a -q migration cancel "$id"
+    until_true is_final
+    ms=$(ended_after "$began")
+    echo "# ended $ms ms after the cancel" >&3
+    [ "$ms" -lt 500 ] || fail "the wait went on for $ms ms"
+    assert_server raw "$ip:80 50"
+    assert_stayed
+
+    migration_begins '{"preparation_timeout_ms": 1500}'
+    until_true eval '[ "$(server_of raw)" = "$ip:80 0" ]'
+    until_true is_final
+    ms=$(milliseconds_in a "$id" PREPARATION)
+    echo "# PREPARATION took $ms ms of 1500" >&3
+    [ "$ms" -ge 1490 ]
+    [ "$ms" -lt 2000 ] || fail "the wait went on for $ms ms"
+    assert_server raw "$ip:80 50"
+    assert_stayed
+}
+
 # --- a command ---
 
-# command_follows: one that writes its phases down, and runs $FM_WORK/misbehave when there is such a script.
+# command_follows [TIMEOUT]: one that writes its phases down, and runs $FM_WORK/misbehave when there is such a script.
 command_follows()
 {
     cat >"$FM_WORK/command" <<END
@@ -328,7 +421,7 @@ END
     rm -f "$FM_WORK/command.log"
     followers_are <<END
 load_balancers:
-  - {name: own, containers: [web], timeout: ${timeout_ms}ms, command: ['$FM_WORK/command']}
+  - {name: own, containers: [web], timeout: ${1:-${timeout_ms}ms}, command: ['$FM_WORK/command']}
 END
 }
 
@@ -366,6 +459,24 @@ told()
     assert_stayed
 }
 
+@test "a command that runs when the migration is cancelled is ended" {
+    command_follows 60s
+    run_web
+    echo "[ \$FLEXIMIGRATE_PHASE != prepare ] || { echo \$\$ >$FM_WORK/command.pid; sleep 100; }" >"$FM_WORK/misbehave"
+    rm -f "$FM_WORK/command.pid"
+    migration_begins
+    until_true test -s "$FM_WORK/command.pid"
+    began=$(date +%s%3N)
+    cluster_cli a -q migration cancel "$id"
+    until_true is_final
+    ms=$(ended_after "$began")
+    echo "# ended $ms ms after the cancel" >&3
+    [ "$ms" -lt 500 ] || fail "it went on for $ms ms"
+    is_gone "$(cat "$FM_WORK/command.pid")" || fail "it still runs"
+    told prepare undo
+    assert_stayed
+}
+
 @test "a command that fails in switch: rolled back from VERIFICATION, and told to undo" {
     command_follows
     run_web
@@ -387,7 +498,7 @@ told()
     assert_verified a b
 }
 
-@test "a command that fails in finish: the container has moved, and somebody should look; a restart tries again" {
+@test "a command that fails in finish: the container has moved, and it is told again until it takes it" {
     command_follows
     run_web
     echo "[ \$FLEXIMIGRATE_PHASE != finish ] || { echo 'try later' >&2; exit 1; }" >"$FM_WORK/misbehave"
@@ -396,10 +507,11 @@ told()
     cluster_cli a --json migration show "$id" | jq -e '.state == "COMPLETED" and .needs_attention'
     grep -q "load balancer 'own'.*try later" "$FM_WORK/a.log"
     assert_runs_only_on b web
+    cluster_cli a --json migration show "$id" | jq -e '.followers_left.followers == ["load-balancer own"]'
+    until_true eval '[ "$(grep -c ^finish "$FM_WORK/command.log")" -ge 2 ]'
     rm "$FM_WORK/misbehave"
-    daemon_restart a
-    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".needs_attention | not"'
-    told prepare switch finish finish
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e "(.needs_attention | not) and .followers_left == null"'
+    [ "$(sort -u "$FM_WORK/command.log" | cut -d' ' -f1 | xargs)" = "finish prepare switch" ]
     assert_clean a web
 }
 

@@ -184,6 +184,23 @@ back_to_old()
     done
 }
 
+@test "a new address: a name server that is away at the end gets the original TTL when it is back" {
+    run_web
+    printf '#!/bin/sh\nkill -STOP %s\n' "$(cat "$FM_WORK/named.pid")" >"$FM_WORK/away"
+    chmod 755 "$FM_WORK/away"
+    daemon_restart a "FLEXIMIGRATE_FAULT=step.clean-up=run:$FM_WORK/away"
+    cluster_cli a -q migrate web --to host-b --new-address $new
+    id=$(last_migration a)
+    cluster_cli a --json migration show "$id" |
+        jq -e '.state == "COMPLETED" and .needs_attention and .followers_left.followers == ["dns"]'
+    kill -CONT "$(cat "$FM_WORK/named.pid")"
+    until_true eval '[ "$(records $new)" = "$new 600"$'"'\\n'"'"web.example.org. 600" ]'
+    until_true eval 'cluster_cli a --json migration show "$id" | jq -e ".needs_attention | not"'
+    [ "$(grep -c "superseded" "$FM_WORK/a.log")" = 0 ]
+    daemon_restart a
+    back_to_old
+}
+
 @test "a new address: a name server that is dead fails PREPARATION, and nothing has changed" {
     run_web
     followers a 10.97.0.99

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "cancel_at.h"
 #include "dns_liar.h"
 #include "dns_world.h"
 
@@ -86,6 +87,30 @@ static void a_silent_server_is_a_timeout(void **state)
 {
     (void)state;
     steps_fail(LIE_SILENCE, FM_E_TIMEOUT, "no answer within 90", false);
+}
+
+/* By UDP, and while it says nothing by TCP. */
+static void a_wait_can_be_cancelled(void **state)
+{
+    (void)state;
+    const enum lie lies[] = {LIE_SILENCE, LIE_TCP_SILENCE};
+    json_t *before = read_honestly();
+    for (size_t i = 0; i < 2 * FM_COUNT(lies); i++) {
+        struct fm_error err = {0};
+        struct fm_move move = web;
+        json_t *unread = NULL;
+        become(lies[i / 2]);
+        uint64_t at_ms = fm_now_ms() + CANCEL_AFTER_MS;
+        move.cancel = (struct fm_cancel){.check = cancel_at, .ctx = &at_ms};
+        int rc = i % 2 ? lying.ops->read(lying.ctx, &move, &unread, &err)
+                       : lying.ops->prepare(lying.ctx, &move, before, &err);
+        uint64_t now_ms = fm_now_ms();
+        if (rc != -FM_E_CANCELLED)
+            fail_msg("%d '%s'", rc, err.text);
+        assert_in_range(now_ms, at_ms, at_ms + CANCEL_GRACE_MS);
+        assert_int_equal(honest.ops->undo(honest.ctx, &web, before, &err), 0);
+    }
+    json_decref(before);
 }
 
 static void garbage_is_no_answer(void **state)
@@ -262,6 +287,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_silent_server_is_a_timeout),
+        cmocka_unit_test(a_wait_can_be_cancelled),
         cmocka_unit_test(garbage_is_no_answer),
         cmocka_unit_test(a_flood_of_garbage_ends_in_time),
         cmocka_unit_test(the_answer_to_another_request_is_none),

@@ -17,7 +17,9 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/subprocess.h"
 #include "base/text.h"
+#include "cancel_at.h"
 #include "network/load_balancer.h"
 
 #define BEFORE OLD_IP " 8080 50"
@@ -306,6 +308,53 @@ static void test_waits_for_sessions(void **state)
     assert_int_equal(clients.failed, 0);
 }
 
+/* The step ends soon after somebody has cancelled the move. */
+static void assert_cancelled(const struct fm_follower *f, bool read, const json_t *before)
+{
+    uint64_t at_ms = fm_now_ms() + CANCEL_AFTER_MS;
+    struct fm_move move = moves_along;
+    move.cancel = (struct fm_cancel){.check = cancel_at, .ctx = &at_ms};
+    struct fm_error err = {0};
+    json_t *none = NULL;
+    int rc = read ? f->ops->read(f->ctx, &move, &none, &err)
+                  : f->ops->prepare(f->ctx, &move, before, &err);
+    long late_ms = (long)(fm_now_ms() - at_ms);
+    printf("  %ld ms after the cancel: %s\n", late_ms, err.text);
+    assert_int_equal(rc, -FM_E_CANCELLED);
+    assert_true(late_ms >= 0 && late_ms < CANCEL_GRACE_MS);
+}
+
+static void test_cancelled_while_it_waits_for_sessions(void **state)
+{
+    struct scene *s = *state;
+    struct clients clients;
+    autofollower f = open_haproxy((struct fm_haproxy_config){.drain_wait_ms = 20000}, web_only);
+    world_stop(s->old); /* its requests hang */
+    clients_start(&clients);
+    world_sleep_ms(60);
+    json_auto_t *before = read_before(&f, &moves_along);
+    assert_cancelled(&f, false, before);
+    assert_string_equal(haproxy_server("app", "web"), DRAINED);
+    STEP(f, undo, &moves_along, before);
+    assert_string_equal(haproxy_server("app", "web"), BEFORE);
+    kill(s->old, SIGCONT);
+    clients_stop(&clients);
+    assert_int_equal(clients.failed, 0);
+}
+
+static void test_cancelled_while_haproxy_is_silent(void **state)
+{
+    struct scene *s = *state;
+    autofollower f = open_haproxy((struct fm_haproxy_config){0}, web_only);
+    json_auto_t *before = read_before(&f, &moves_along);
+    world_stop(s->haproxy);
+    assert_cancelled(&f, true, NULL);
+    assert_cancelled(&f, false, before);
+    kill(s->haproxy, SIGCONT);
+    STEP(f, undo, &moves_along, before);
+    assert_string_equal(haproxy_server("app", "web"), BEFORE);
+}
+
 static void test_unknown_names(void **state)
 {
     (void)state;
@@ -542,6 +591,25 @@ static void test_command_fails(void **state)
     REFUSED(gone, undo, &moves_along, before, FM_E_NOT_FOUND, "/nowhere/balance");
 }
 
+static void test_command_is_cancelled(void **state)
+{
+    (void)state;
+    static const char *const sleeper[] = {
+        "/bin/sh", "-c", "sleep 30 & echo $! >" WORLD_DIR "/sleeper; sleep 30; :", NULL};
+    struct fm_load_balancer_config config = {
+        .name = "own", .timeout_ms = 20000, .command = sleeper};
+    autofollower f;
+    assert_int_equal(fm_load_balancer_open(&config, &f, NULL), 0);
+    assert_cancelled(&f, false, NULL);
+    fm_autofree char *pid = NULL;
+    size_t len = 0;
+    assert_int_equal(fm_file_read(WORLD_DIR "/sleeper", 16, &pid, &len, NULL), 0);
+    uint64_t began = fm_process_start_time(atoi(pid));
+    for (int i = 0; i < 100 && fm_process_is(atoi(pid), began); i++) /* it is on its way out */
+        world_sleep_ms(5);
+    assert_false(fm_process_is(atoi(pid), began));
+}
+
 /* ---- configuration ---- */
 
 static void test_configuration(void **state)
@@ -608,11 +676,14 @@ int main(void)
         WITH_SCENE(test_somebody_else),
         WITH_SCENE(test_last_server),
         WITH_SCENE(test_waits_for_sessions),
+        WITH_SCENE(test_cancelled_while_it_waits_for_sessions),
+        WITH_SCENE(test_cancelled_while_haproxy_is_silent),
         WITH_SCENE(test_unknown_names),
         WITH_SCENE(test_dead_and_stopped),
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_command),
         cmocka_unit_test(test_command_fails),
+        cmocka_unit_test(test_command_is_cancelled),
         cmocka_unit_test(test_configuration),
     };
     return cmocka_run_group_tests_name("load-balancer", tests, NULL, NULL);

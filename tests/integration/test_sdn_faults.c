@@ -22,6 +22,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "cancel_at.h"
 #include "net_lab.h"
 #include "sdn_lab.h"
 
@@ -110,6 +111,26 @@ static void assert_dump(const char *sw, const char *was)
 {
     fm_autofree char *now = sdn_lab_dump(sw);
     assert_string_equal(was, now);
+}
+
+static void test_cancelled_while_it_waits(void **state)
+{
+    (void)state;
+    fm_autofree char *was = sdn_lab_dump("*");
+    json_t *before = do_read();
+    kill(lab.controller, SIGSTOP);
+    uint64_t at_ms = fm_now_ms() + CANCEL_AFTER_MS;
+    struct fm_move move = there();
+    move.cancel = (struct fm_cancel){.check = cancel_at, .ctx = &at_ms};
+    struct fm_error err = {0};
+    assert_int_equal(follower.ops->prepare(follower.ctx, &move, before, &err), -FM_E_CANCELLED);
+    long late_ms = (long)(fm_now_ms() - at_ms);
+    print_message("  %ld ms after the cancel: %s\n", late_ms, err.text);
+    assert_true(late_ms >= 0 && late_ms < CANCEL_GRACE_MS);
+    kill(lab.controller, SIGCONT);
+    do_step(follower.ops->undo, before);
+    assert_dump("*", was);
+    json_decref(before);
 }
 
 static void test_slow_controller(void **state)
@@ -383,6 +404,7 @@ static void test_lost_switch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_cancelled_while_it_waits, reset),
         cmocka_unit_test_setup(test_slow_controller, reset),
         cmocka_unit_test_setup(test_dead_controller, reset),
         cmocka_unit_test_setup(test_slow_switch, reset),

@@ -345,6 +345,25 @@ static void the_queue_goes_by_priority(void **state)
         assert_ptr_equal(world_where(q[i].name), HOST_B);
 }
 
+/* With the hold itself: when it ends, and with the daemon that had it. */
+static void the_hold_ends_in_the_journal(void **state)
+{
+    (void)state;
+    assert_int_equal(world_migrate(HOST_A, "redis", id, &err), 0);
+    assert_false(fm_journal_has(HOST_A->parts.journal, id, FM_STEP_HOLD, NULL));
+    fail_at("network.hold_engage");
+    assert_true(world_migrate(HOST_B, "redis", id, &err) < 0);
+    assert_non_null(strstr(world.hit, "hold_engage"));
+    assert_false(fm_journal_has(HOST_B->parts.journal, id, FM_STEP_HOLD, NULL));
+    *world.hit = '\0';
+    world.injection = CRASH_BEFORE;
+    world_migrate(HOST_B, "redis", id, &err);
+    assert_true(fm_journal_has(HOST_B->parts.journal, id, FM_STEP_HOLD, NULL));
+    world_settle();
+    assert_false(fm_journal_has(HOST_B->parts.journal, id, FM_STEP_HOLD, NULL));
+    assert_well(HOST_B);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, open_world, close_world)
 
 int main(void)
@@ -366,6 +385,7 @@ int main(void)
         TEST(a_check_touches_nothing),
         TEST(a_commit_that_nobody_hears_asks_for_attention),
         TEST(the_queue_goes_by_priority),
+        TEST(the_hold_ends_in_the_journal),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

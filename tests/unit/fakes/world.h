@@ -120,6 +120,8 @@ struct notice {
     const char *name;
     char at[64]; /* a host's name */
     bool prepared;
+    bool deaf_to_end, deaf_to_all; /* its server does not answer `finish` and `undo`, or nothing */
+    unsigned int told;             /* of an end */
 };
 
 struct world {
