@@ -534,11 +534,21 @@ static int recover_running(struct fm_incoming *in, struct fm_error *err)
     return rc == 0 && alive ? adopt(in, err) : rc;
 }
 
+/* Its network is not there, perhaps: the next start tries again, and until then it is seen. */
+static void ask_for_attention(struct fm_components *p, const char *id)
+{
+    json_auto_t *doc = fm_journal_load(p->journal, id, NULL);
+    if (doc && json_object_set_new(doc, "needs_attention", json_true()) == 0)
+        fm_journal_update(p->journal, id, doc, false, NULL);
+}
+
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)
 {
     struct fm_incoming *in = fm_incoming_load(t, id, err);
-    if (!in)
+    if (!in) {
+        ask_for_attention(t->parts, id);
         return fm_error_result(err);
+    }
     struct fm_components *p = in->parts;
     bool decided = false, commit = false;
     in->root_changed = in->container->layers.count > 0;

@@ -43,15 +43,17 @@ static void drop_lost(struct fm_components *p, const json_t *moving)
     }
 }
 
-/* A container of this host: the lease is its, and is here. */
+/* A container of this host: the lease is its, is here, and publishes its ports. */
 static void keep(struct fm_components *p, const struct fm_container *c)
 {
     fm_cleanup(fm_lease_clear) struct fm_lease lease = {0};
     struct fm_error err = {0};
     fm_lease_of(c, p->host, &lease);
     fm_autofree char *key = fm_strf("%s/%s", lease.network, lease.ip);
+    json_auto_t *wanted = fm_lease_to_json(&lease);
     json_auto_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, NULL);
-    if (fm_streq(text(doc, "owner"), c->name) && fm_streq(text(doc, "host"), p->host))
+    if (fm_streq(text(doc, "owner"), c->name) && fm_streq(text(doc, "host"), p->host) &&
+        json_equal(json_object_get(doc, "publish"), json_object_get(wanted, "publish")))
         return;
     if (fm_lease_claim(p, &lease, true, &err) < 0 || fm_lease_move(p, c, p->host, NULL, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Container %s has no lease: %s.", c->name, err.text);

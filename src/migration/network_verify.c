@@ -76,6 +76,7 @@ static void compare_records(struct comparison *c)
         if (!container || !container->ip || container->found || json_object_get(c->moving, name))
             continue;
         fm_lease_of(container, c->p->host, &wanted);
+        json_auto_t *published = fm_lease_to_json(&wanted);
         fm_autofree char *key = fm_strf("%s/%s", wanted.network, wanted.ip);
         json_auto_t *lease = fm_replica_get(c->p, FM_KIND_LEASE, key, NULL);
         if (!lease)
@@ -86,6 +87,10 @@ static void compare_records(struct comparison *c)
         else if (!fm_streq(text(lease, "host"), c->p->host))
             differ(c, "the lease %s of container '%s', which is here, says that it is on %s", key,
                    name, text(lease, "host"));
+        else if (!json_equal(json_object_get(lease, "publish"),
+                             json_object_get(published, "publish")))
+            differ(c, "the lease %s of container '%s' does not publish what its record says", key,
+                   name);
     }
 }
 

@@ -178,6 +178,8 @@ static void recover(struct host *h, bool sources)
 
     json_array_foreach(list, i, entry)
     {
+        if (world_is_dead())
+            return;
         const char *id = world_field(entry, "id");
         bool source = fm_streq(world_field(entry, "role"), FM_ROLE_SOURCE);
 
