@@ -195,7 +195,7 @@ static int discard_volumes(struct fm_incoming *in, struct fm_error *err)
 static int discard(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
-    struct fm_error e[8] = {0};
+    struct fm_error e[9] = {0};
     size_t n = 0;
     fm_journal_step(p->journal, in->id, FM_STEP_DISCARD, NULL, NULL);
     fm_restore_receive_abort(FM_MOVE(in->receiver));
@@ -205,7 +205,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         note(fm_leftover_end(in->dir, 0, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
         note(p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n]), e, &n);
-    fm_incoming_memory_discard(in);
+    note(fm_incoming_memory_discard(in, &e[n]), e, &n);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
         fm_lease_leave(p, in->container, &in->endpoint, NULL);
