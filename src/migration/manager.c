@@ -46,29 +46,46 @@ static void unlink_running(struct fm_manager *m, struct running *r)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* In recovery an older migration of the same container is settled first. Newer ones stand before
+ * it in the list. False: the daemon is being stopped. */
+static bool await_turn(struct running *r)
+{
+    struct fm_manager *m = r->manager;
+    pthread_mutex_lock(&m->lock);
+    for (struct running *older = r->next; older && !m->closing;) {
+        bool same = fm_streq(older->migration->options.container, r->migration->options.container);
+        if (same)
+            pthread_cond_wait(&m->changed, &m->lock);
+        older = same ? r->next : older->next;
+    }
+    bool closing = m->closing;
+    pthread_mutex_unlock(&m->lock);
+    return !closing;
+}
+
 static void *run_migration(void *arg)
 {
     struct running *r = arg;
     struct fm_error err = {0};
-    if (r->recovering)
-        fm_coordinator_recover(r->migration, &err);
-    else
+    if (!r->recovering)
         fm_coordinator_run(r->migration, &err);
+    else if (await_turn(r))
+        fm_coordinator_recover(r->migration, &err);
     unlink_running(r->manager, r);
     fm_migration_free(r->migration);
     free(r);
     return NULL;
 }
 
-/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already. Takes it
- * over only on success. */
+/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already, unless
+ * it is one that waits for its turn in recovery. Takes it over only on success. */
 static int enter(struct fm_manager *m, struct fm_migration *migration, bool recovering,
                  struct running **out, struct fm_error *err)
 {
     struct running *r = fm_xcalloc(1, sizeof(*r));
     *r = (struct running){.manager = m, .migration = migration, .recovering = recovering};
     pthread_mutex_lock(&m->lock);
-    bool refused = m->closing || is_busy(m, migration->options.container);
+    bool refused = m->closing || (!recovering && is_busy(m, migration->options.container));
     if (!refused) {
         r->next = m->running;
         m->running = r;
@@ -83,17 +100,6 @@ static int enter(struct fm_manager *m, struct fm_migration *migration, bool reco
     return closing ? fm_error_set(err, FM_E_REFUSED, "the daemon is being stopped")
                    : fm_error_set(err, FM_E_EXISTS, "container '%s' is being migrated already",
                                   migration->options.container);
-}
-
-/* In recovery an older migration of the same container is settled first. */
-static int enter_in_turn(struct fm_manager *m, struct fm_migration *migration, struct running **out,
-                         struct fm_error *err)
-{
-    pthread_mutex_lock(&m->lock);
-    while (!m->closing && is_busy(m, migration->options.container))
-        pthread_cond_wait(&m->changed, &m->lock);
-    pthread_mutex_unlock(&m->lock);
-    return enter(m, migration, true, out, err);
 }
 
 /* A migration that was written down but could not begin is over. */
@@ -386,7 +392,7 @@ static int recover(struct fm_manager *m, struct fm_error *err)
         bool source = fm_streq(json_string_value(json_object_get(entry, "role")), FM_ROLE_SOURCE);
         struct fm_migration *migration = source ? fm_migration_load(&m->parts, id, &e) : NULL;
         struct running *r = NULL;
-        if (migration && enter_in_turn(m, migration, &r, &e) == 0)
+        if (migration && enter(m, migration, true, &r, &e) == 0)
             start_thread(r, &e);
         else if (!source)
             fm_incoming_recover(m->incoming, id, &e);
