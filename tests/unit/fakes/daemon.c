@@ -432,8 +432,8 @@ void world_open(const char *name)
     enter_hosts(HOST_B);
     world_add_container(HOST_A, name);
     for (size_t i = 0; i < WORLD_NOTICES; i++)
-        world.notices[i] = (struct notice){
-            .name = fake_followers[i].name, .at = "host-a", .ip = WORLD_ADDRESS};
+        world.notices[i] =
+            (struct notice){.name = fake_followers[i].name, .at = "host-a", .ip = WORLD_ADDRESS};
 }
 
 static void close_host(struct host *h)
