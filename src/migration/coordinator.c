@@ -514,7 +514,8 @@ static int tidy_up(struct fm_migration *m, struct fm_error *err)
     else
         rc = roll_back(m, how, sizeof(how), err);
     fm_handover_disconnect(m);
-    fm_slots_release(m->parts->slots);
+    if (m->in_slot)
+        fm_slots_release(m->parts->slots);
     m->in_slot = false;
     m->needs_attention = rc < 0;
     if (rc == 0 && m->left)

@@ -362,6 +362,7 @@ bool fm_handover_pause(struct fm_migration *m, uint64_t ms)
 static int tell_commit(struct fm_migration *m, struct fm_error *err)
 {
     uint64_t since = fm_now_ms(), backoff = 50;
+    bool known = m->needs_attention; /* an earlier daemon has waited already */
     for (;;) {
         *err = (struct fm_error){0};
         json_auto_t *running =
@@ -370,18 +371,18 @@ static int tell_commit(struct fm_migration *m, struct fm_error *err)
                 : NULL;
         if (running) {
             fm_timeline_mark_remote(&m->freeze, "resumed", json_object_get(running, "steps"));
-            m->needs_attention = false;
+            fm_migration_go_on(m);
             return 0;
         }
-        if (err->code == FM_E_ROLLED_BACK)
+        if (err->code == FM_E_ROLLED_BACK) {
+            fm_migration_go_on(m);
             return fm_error_recode(err, FM_E_FAILED);
+        }
         fm_handover_disconnect(m);
         fm_precopy_close(m); /* the streams have ended with it */
         fm_warn(FM_MIGRATION_MANAGER, "Commit of %s not acknowledged yet: %s.", m->id, err->text);
-        if (!m->needs_attention && fm_now_ms() - since > ATTENTION_AFTER_MS) {
-            m->needs_attention = true;
-            fm_migration_save(m, NULL);
-        }
+        if (m->in_slot && (known || fm_now_ms() - since > ATTENTION_AFTER_MS))
+            fm_migration_stand_aside(m);
         if (!fm_handover_pause(m, backoff))
             return fm_error_set(err, FM_E_CANCELLED,
                                 "the daemon is being stopped; goes on at its next start");

@@ -169,7 +169,8 @@ static json_t *to_json(const struct fm_incoming *in)
         "return_of", in->return_of, "created", fm_format_time(in->created_us, at, sizeof(at)),
         "updated", fm_format_time(fm_realtime_us(), updated, sizeof(updated)), "record",
         fm_container_to_json(in->container), "source_host", fm_host_to_json(&in->source),
-        "needs_attention", (int)(in->unclean || (in->source_lost && !final)), "left", in->left);
+        "needs_attention", (int)(in->unclean || ((in->source_lost || in->unanswered) && !final)),
+        "left", in->left);
 }
 
 int fm_incoming_enter(struct fm_incoming *in, enum fm_stage stage, struct fm_error *err)

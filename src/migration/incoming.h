@@ -66,6 +66,8 @@ struct fm_incoming {
     bool registered;          /* runs, and registry and journal know it */
     bool unclean;             /* something of it could not be removed */
     bool asking;              /* a thread asks the source for its decision */
+    uint64_t unanswered_ms;   /* since when it gets no answer, monotonic; 0: it does */
+    bool unanswered;          /* for so long that somebody should see it */
     bool closing;             /* it is to end */
     pthread_cond_t changed;   /* of the two above */
     uint64_t verify_until_ms; /* when the source stops to wait for VERIFY; 0: it does not say */

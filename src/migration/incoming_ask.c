@@ -6,12 +6,14 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "wire/frame.h"
 
 #define ASK_TIMEOUT_MS 3000
 #define ASK_PAUSE_MS 500
 #define ASK_PAUSE_LATER_MS 5000 /* it runs: nobody waits for the answer */
+#define ATTENTION_AFTER_MS 30000
 
 /* One question to the source; NULL when it cannot be asked. */
 static json_t *ask_source(struct fm_incoming *in)
@@ -31,6 +33,36 @@ bool fm_incoming_has_questions(const struct fm_incoming *in)
     return in->stage >= FM_STAGE_READY && in->stage < FM_STAGE_DONE;
 }
 
+static void answered(struct fm_incoming *in)
+{
+    in->unanswered_ms = 0;
+    if (!in->unanswered)
+        return;
+    in->unanswered = false;
+    fm_incoming_enter(in, in->stage, NULL);
+}
+
+/* It keeps what it holds, for as long as it takes; but it shows that it does, and others that come
+ * need not wait for it. */
+static void not_answered(struct fm_incoming *in)
+{
+    uint64_t now = fm_now_ms();
+    if (!in->unanswered_ms)
+        in->unanswered_ms = now;
+    if (in->unanswered || in->stage >= FM_STAGE_RUNNING ||
+        now - in->unanswered_ms < ATTENTION_AFTER_MS)
+        return;
+    in->unanswered = true;
+    fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER,
+           "Host %s does not say whether %s is to run here. It is held until it does: bring that "
+           "host back.",
+           in->source.name, in->container->name);
+    if (in->in_slot)
+        fm_slots_release(in->parts->slots_in);
+    in->in_slot = false;
+    fm_incoming_enter(in, in->stage, NULL);
+}
+
 /* READY may neither run nor discard by itself: it asks until the source has decided. Meanwhile the
  * source may as well come back with a COMMIT or an ABORT of its own. */
 bool fm_incoming_ask(struct fm_incoming *in)
@@ -39,6 +71,10 @@ bool fm_incoming_ask(struct fm_incoming *in)
     const char *decision = json_string_value(json_object_get(answer, "decision"));
     struct fm_error err = {0};
     pthread_mutex_lock(&in->lock);
+    if (answer)
+        answered(in);
+    else
+        not_answered(in);
     if (in->stage == FM_STAGE_READY && fm_streq(decision, "abort"))
         fm_incoming_abort(in, "the source has decided to abort", &err);
     else if ((in->stage == FM_STAGE_READY || in->stage == FM_STAGE_COMMITTED) &&

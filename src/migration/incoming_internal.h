@@ -47,7 +47,7 @@ void fm_incoming_memory_reopen(struct fm_incoming *in);
 int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err);
 /* Waits until all of it is in place. */
 int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err);
-void fm_incoming_memory_discard(struct fm_incoming *in);
+int fm_incoming_memory_discard(struct fm_incoming *in, struct fm_error *err);
 /* The daemon stops: a pager whose container runs goes on alone. */
 void fm_incoming_memory_leave(struct fm_incoming *in);
 void fm_incoming_memory_orphaned(struct fm_incoming *in);

@@ -169,14 +169,19 @@ int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err)
 }
 
 /* Its tasks are dead by now. */
-void fm_incoming_memory_discard(struct fm_incoming *in)
+int fm_incoming_memory_discard(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
+    struct fm_error e = {0};
     fm_autofree char *work = work_dir(in);
+    int rc = 0;
     if (!in->sink && ops_of(in) && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_PAGES, NULL))
-        ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, NULL);
+        rc = ops_of(in)->sink_find(p->memory.ctx, in->id, work, &in->sink, &e);
     if (in->sink)
         ops_of(in)->sink_close(FM_MOVE(in->sink), true);
+    return rc < 0 && e.code != FM_E_NOT_FOUND
+               ? fm_error_set(err, e.code, "its page store stays: %.900s", e.text)
+               : 0;
 }
 
 void fm_incoming_memory_leave(struct fm_incoming *in)

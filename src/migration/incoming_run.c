@@ -207,7 +207,7 @@ static int discard_volumes(struct fm_incoming *in, struct fm_error *err)
 static int discard(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
-    struct fm_error e[8] = {0};
+    struct fm_error e[9] = {0};
     size_t n = 0;
     fm_journal_step(p->journal, in->id, FM_STEP_DISCARD, NULL, NULL);
     fm_restore_receive_abort(FM_MOVE(in->receiver));
@@ -217,7 +217,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         note(fm_leftover_end(in->dir, 0, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
         note(p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n]), e, &n);
-    fm_incoming_memory_discard(in);
+    note(fm_incoming_memory_discard(in, &e[n]), e, &n);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
         fm_lease_leave(p, in->container, &in->endpoint, NULL);
@@ -555,11 +555,21 @@ static void promise_again(struct fm_incoming *in, const json_t *ready)
         fm_reserve_force(p->reservations, in->id, (uint64_t)memory, (uint64_t)disk);
 }
 
+/* Its network is not there, perhaps: the next start tries again, and until then it is seen. */
+static void ask_for_attention(struct fm_components *p, const char *id)
+{
+    json_auto_t *doc = fm_journal_load(p->journal, id, NULL);
+    if (doc && json_object_set_new(doc, "needs_attention", json_true()) == 0)
+        fm_journal_update(p->journal, id, doc, false, NULL);
+}
+
 int fm_incoming_recover(struct fm_incoming_table *t, const char *id, struct fm_error *err)
 {
     struct fm_incoming *in = fm_incoming_load(t, id, err);
-    if (!in)
+    if (!in) {
+        ask_for_attention(t->parts, id);
         return fm_error_result(err);
+    }
     struct fm_components *p = in->parts;
     bool decided = false, commit = false;
     in->root_changed = in->container->layers.count > 0;

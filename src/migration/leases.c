@@ -289,14 +289,13 @@ static bool is_live(const json_t *doc)
     return doc && !json_is_true(json_object_get(doc, "removed"));
 }
 
-/* The static entry of a container's address: where other hosts' frames for it go. */
+/* The static entry of a container's address: where frames for it go. What is here has none. */
 static int point(struct fm_components *p, const json_t *lease, struct fm_error *err)
 {
     const char *network = text(lease, "network"), *mac = text(lease, "mac");
-    if (!*mac || fm_streq(text(lease, "host"), p->host) ||
-        (!p->network.ops->define && !fm_streq(network, FM_NETWORK_DEFAULT)))
+    if (!*mac || (!p->network.ops->define && !fm_streq(network, FM_NETWORK_DEFAULT)))
         return 0;
-    if (!is_live(lease))
+    if (!is_live(lease) || fm_streq(text(lease, "host"), p->host))
         return p->network.ops->set_remote(p->network.ctx, network, mac, NULL, err);
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", text(lease, "host"), NULL);
     const char *address = text(doc, "address");
@@ -425,22 +424,47 @@ int fm_leases_publish(struct fm_components *p, struct fm_error *err)
     return rc < 0 ? rc : p->network.ops->publish(p->network.ctx, list, count, err);
 }
 
+/* The removed ones whose hardware address nobody has: entries of theirs may have stayed. */
+static json_t *forgotten(struct fm_components *p, const json_t *live)
+{
+    json_auto_t *docs = p->store.ops->list(p->store.ctx, FM_KIND_LEASE, NULL);
+    json_auto_t *used = json_object();
+    json_t *gone = docs ? json_array() : NULL, *doc;
+    size_t i;
+    json_array_foreach(live, i, doc) json_object_set_new(used, text(doc, "mac"), json_true());
+    json_array_foreach(docs, i, doc) if (!is_live(doc) && !json_object_get(used, text(doc, "mac")))
+        json_array_append(gone, doc);
+    return gone;
+}
+
+/* A container that is on its way is pointed to by its migration; later it is looked at again. */
+static bool point_each(struct fm_components *p, const json_t *leases, const json_t *moving)
+{
+    bool all = leases != NULL;
+    size_t i;
+    json_t *doc;
+    json_array_foreach(leases, i, doc)
+    {
+        struct fm_error err = {0};
+        bool on_its_way = json_object_get(moving, text(doc, "owner")) != NULL;
+        if (!on_its_way && fm_lease_point(p, doc, &err) == 0)
+            continue;
+        if (!on_its_way)
+            fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", text(doc, "ip"), err.text);
+        all = false;
+    }
+    return all;
+}
+
 void fm_leases_point(struct fm_components *p)
 {
     json_auto_t *moving = fm_leases_moving(p);
     struct fm_error err = {0};
-    size_t i;
-    json_t *doc;
     pthread_mutex_lock(&p->networks->lock);
     json_auto_t *leases = fm_leases_list(p, NULL, NULL);
-    bool all = leases != NULL;
-    json_array_foreach(leases, i, doc)
-    {
-        if (json_object_get(moving, text(doc, "owner")) || fm_lease_point(p, doc, &err) == 0)
-            continue;
-        fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", text(doc, "ip"), err.text);
-        all = false;
-    }
+    json_auto_t *gone = forgotten(p, leases);
+    bool all = point_each(p, gone, moving);
+    all &= point_each(p, leases, moving);
     if (fm_leases_publish(p, &err) < 0) {
         fm_warn(FM_NETWORK_MANAGER, "Published ports: %s.", err.text);
         all = false;

@@ -56,8 +56,8 @@ struct fm_manager {
 
 /* FM_E_REFUSED when the container is being migrated just now. */
 bool fm_manager_is_busy(struct fm_manager *m, const char *container, struct fm_error *err);
-/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already. Takes it
- * over only on success. In recovery an older migration of the same container is settled first. */
+/* Enters a migration into the table; FM_E_EXISTS when its container is on the way already, unless
+ * it is one that waits for its turn in recovery. Takes it over only on success. */
 int fm_manager_enter(struct fm_manager *m, struct fm_migration *migration, enum errand errand,
                      struct running **out, struct fm_error *err);
 void fm_manager_leave(struct fm_manager *m, struct running *r);

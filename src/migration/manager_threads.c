@@ -33,6 +33,23 @@ void fm_manager_leave(struct fm_manager *m, struct running *r)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* In recovery an older migration of the same container is settled first. Newer ones stand before
+ * it in the list. False: the daemon is being stopped. */
+static bool await_turn(struct running *r)
+{
+    struct fm_manager *m = r->manager;
+    pthread_mutex_lock(&m->lock);
+    for (struct running *older = r->next; older && !m->closing;) {
+        bool same = fm_streq(older->migration->options.container, r->migration->options.container);
+        if (same)
+            pthread_cond_wait(&m->changed, &m->lock);
+        older = same ? r->next : older->next;
+    }
+    bool closing = m->closing;
+    pthread_mutex_unlock(&m->lock);
+    return !closing;
+}
+
 static void *run_migration(void *arg)
 {
     struct running *r = arg;
@@ -42,7 +59,8 @@ static void *run_migration(void *arg)
         fm_coordinator_run(r->migration, &err);
         break;
     case ERRAND_RECOVER:
-        fm_coordinator_recover(r->migration, &err);
+        if (await_turn(r))
+            fm_coordinator_recover(r->migration, &err);
         break;
     case ERRAND_RETRY:
         fm_coordinator_retry(r->migration);
@@ -58,8 +76,7 @@ static void *run_migration(void *arg)
 static bool must_wait(const struct fm_manager *m, const char *container, enum errand errand)
 {
     const struct running *r = find_busy(m, container);
-    return r && !m->closing &&
-           (errand == ERRAND_RECOVER || (errand == ERRAND_RUN && r->errand == ERRAND_RETRY));
+    return r && !m->closing && errand == ERRAND_RUN && r->errand == ERRAND_RETRY;
 }
 
 int fm_manager_enter(struct fm_manager *m, struct fm_migration *migration, enum errand errand,
@@ -69,7 +86,8 @@ int fm_manager_enter(struct fm_manager *m, struct fm_migration *migration, enum 
     pthread_mutex_lock(&m->lock);
     while (must_wait(m, container, errand))
         pthread_cond_wait(&m->changed, &m->lock);
-    bool closing = m->closing, refused = closing || find_busy(m, container);
+    bool closing = m->closing,
+         refused = closing || (errand != ERRAND_RECOVER && find_busy(m, container));
     if (!refused) {
         struct running *r = fm_xcalloc(1, sizeof(*r));
         *r = (struct running){

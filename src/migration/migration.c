@@ -252,6 +252,24 @@ void fm_migration_expire(struct fm_migration *m)
     interrupt(m);
 }
 
+void fm_migration_stand_aside(struct fm_migration *m)
+{
+    struct fm_error ignored = {0}; /* written at the next change */
+    m->needs_attention = true;
+    fm_migration_save(m, &ignored);
+    if (m->in_slot)
+        fm_slots_release(m->parts->slots);
+    m->in_slot = false;
+}
+
+void fm_migration_go_on(struct fm_migration *m)
+{
+    m->needs_attention = false;
+    if (!m->in_slot)
+        fm_slots_force(m->parts->slots);
+    m->in_slot = true;
+}
+
 void fm_migration_progress(struct fm_migration *m, const char *phase, int percent, uint64_t bytes)
 {
     if (!m->parts->events)

@@ -97,6 +97,10 @@ void fm_migration_set_deadline(struct fm_migration *m, uint64_t phase_ms);
 /* Ends a migration whose deadline has passed, like a cancel; called now and then from another
  * thread. */
 void fm_migration_expire(struct fm_migration *m);
+/* It waits for a host that does not answer: says so in the journal, and takes up nobody's turn
+ * until it goes on. Either may be repeated. */
+void fm_migration_stand_aside(struct fm_migration *m);
+void fm_migration_go_on(struct fm_migration *m);
 /* Publishes how far the memory is, and keeps it for `migration show`. */
 void fm_migration_memory_progress(struct fm_migration *m, const char *phase);
 /* Publishes a progress event. */

@@ -88,8 +88,7 @@ static int mend(struct fm_migration *m, struct fm_error *err)
     fm_log(FM_LOG_ERROR, FM_STATE_SYNCHRONIZER,
            "%s runs on %s, but lacks memory that is still here, and the connection is lost: %s.",
            m->container->name, m->destination.name, err->text);
-    m->needs_attention = true;
-    fm_migration_save(m, NULL);
+    fm_migration_stand_aside(m);
     for (;;) {
         if (!fm_handover_pause(m, PAUSE_MS))
             return fm_error_set(err, FM_E_CANCELLED,
@@ -97,7 +96,7 @@ static int mend(struct fm_migration *m, struct fm_error *err)
         *err = (struct fm_error){0};
         int rc = reconnect(m, err);
         if (rc == 0)
-            m->needs_attention = false;
+            fm_migration_go_on(m);
         if (rc == 0 || !fm_handover_is_cut(err))
             return rc;
     }

@@ -95,6 +95,18 @@ static void leave_untold(struct fm_components *p, const char *kind, const char *
     pthread_cond_broadcast(&p->networks->changed);
 }
 
+/* A write that failed leaves open whether it took place: what stands is put into effect later. */
+static int put(struct fm_components *p, const char *kind, const char *key, const json_t *doc,
+               struct fm_error *err)
+{
+    int rc = p->store.ops->put(p->store.ctx, kind, key, doc, err);
+    if (rc < 0) {
+        p->networks->pointed = false;
+        p->networks->tidy_ms = 0;
+    }
+    return rc;
+}
+
 static int write_over(struct fm_components *p, const char *kind, const char *key,
                       const json_t *before, json_t *doc, struct fm_error *err)
 {
@@ -102,7 +114,7 @@ static int write_over(struct fm_components *p, const char *kind, const char *key
     struct fm_error problem = {0};
     json_object_set_new(doc, "updated_us", json_integer(now > last ? now : last + 1));
     json_object_set_new(doc, "updated_by", json_string(p->host));
-    int rc = p->store.ops->put(p->store.ctx, kind, key, doc, err);
+    int rc = put(p, kind, key, doc, err);
     if (rc < 0)
         return rc;
     if (apply(p, kind, before, doc, &problem) < 0)
@@ -221,7 +233,7 @@ static int take(struct fm_components *p, const char *kind, const char *key, cons
         json_auto_t *again = json_copy(before);
         return write_over(p, kind, key, doc, again, err);
     }
-    rc = p->store.ops->put(p->store.ctx, kind, key, doc, err);
+    rc = put(p, kind, key, doc, err);
     if (rc == 0 && apply(p, kind, before, doc, problem) < 0)
         fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "The %s %s: %s.", kind, key, problem->text);
     return rc;

@@ -154,7 +154,7 @@ static void serve_one(struct liar *l)
             answer(l, a->bytes, a->len);
         return;
     case LIE_LATE:
-        lab_sleep_ms(300);
+        lab_sleep_ms(150);
         break;
     case LIE_GARBAGE:
         answer_garbage(l);

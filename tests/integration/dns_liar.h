@@ -10,7 +10,7 @@ enum lie {
     LIE_NONE,
     LIE_SILENCE,       /* takes requests, never answers, asks nobody */
     LIE_LOST_ANSWER,   /* the first request is done, its answer is lost */
-    LIE_LATE,          /* answers after 300 ms */
+    LIE_LATE,          /* answers after 150 ms */
     LIE_GARBAGE,       /* random bytes instead of the answer */
     LIE_FLOOD,         /* and without end */
     LIE_NOISE,         /* garbage, other answers and then the right one */

@@ -16,11 +16,12 @@
 #include "dns_liar.h"
 #include "dns_world.h"
 
-#define TIMEOUT_MS 900
+#define TIMEOUT_MS 450 /* every step against a liar takes so long */
+#define PATIENCE_MS 900
 #define LIAR_TEXT "DNS server 127.0.0.1 port 5400, zone example.test: "
 
 static struct world world;
-static struct fm_follower honest, lying;
+static struct fm_follower honest, lying, patient; /* the latter asks the liar, too */
 static pid_t liar;
 
 static const struct fm_move web = {
@@ -86,7 +87,7 @@ static void steps_fail(enum lie lie, enum fm_code code, const char *expected, bo
 static void a_silent_server_is_a_timeout(void **state)
 {
     (void)state;
-    steps_fail(LIE_SILENCE, FM_E_TIMEOUT, "no answer within 90", false);
+    steps_fail(LIE_SILENCE, FM_E_TIMEOUT, "no answer within 45", false);
 }
 
 /* By UDP, and while it says nothing by TCP. */
@@ -161,8 +162,8 @@ static void tcp_is_bounded_too(void **state)
     steps_fail(LIE_CUT_OFF, FM_E_UNREACHABLE, "by TCP: Connection refused", true);
     steps_fail(LIE_TCP_CLOSE, FM_E_CLOSED, "closed the TCP connection", true);
     steps_fail(LIE_TCP_GARBAGE, FM_E_PROTOCOL, "what it answered", true);
-    steps_fail(LIE_TCP_SILENCE, FM_E_TIMEOUT, "no answer within 90", false);
-    steps_fail(LIE_TCP_HALF, FM_E_TIMEOUT, "no answer within 90", false);
+    steps_fail(LIE_TCP_SILENCE, FM_E_TIMEOUT, "no answer within 45", false);
+    steps_fail(LIE_TCP_HALF, FM_E_TIMEOUT, "no answer within 45", false);
 }
 
 /* ---- lies that are seen through ---- */
@@ -192,9 +193,9 @@ static void among_noise_the_right_answer_counts(void **state)
 {
     (void)state;
     become(LIE_NONE);
-    full_cycle(&lying);
+    full_cycle(&patient);
     become(LIE_NOISE);
-    full_cycle(&lying);
+    full_cycle(&patient);
 }
 
 /* The first request is done twice, because its answer was lost: the second time it finds its
@@ -206,10 +207,10 @@ static void a_lost_answer_does_not_matter(void **state)
 
     (void)state;
     int (*const steps[])(void *, const struct fm_move *, const json_t *, struct fm_error *) = {
-        lying.ops->prepare, lying.ops->switch_over, lying.ops->finish, lying.ops->undo};
+        patient.ops->prepare, patient.ops->switch_over, patient.ops->finish, patient.ops->undo};
     for (size_t i = 0; i < FM_COUNT(steps); i++) {
         become(LIE_LOST_ANSWER);
-        if (steps[i](lying.ctx, &web, before, &err) < 0)
+        if (steps[i](patient.ctx, &web, before, &err) < 0)
             fail_msg("step %zu: %s", i, err.text);
     }
     json_decref(before);
@@ -221,7 +222,7 @@ static void a_slow_server_has_until_the_timeout(void **state)
     json_t *before = read_honestly(), *unread = NULL;
 
     (void)state;
-    become(LIE_LATE); /* 300 ms each: one zone's update is in time, three zones' are not */
+    become(LIE_LATE); /* 150 ms each: one zone's update is in time, three zones' are not */
     uint64_t began_ms = fm_now_ms();
     int rc = lying.ops->read(lying.ctx, &web, &unread, &err);
     print_message("    %s\n", err.text);
@@ -233,10 +234,10 @@ static void a_slow_server_has_until_the_timeout(void **state)
     config.port = LIAR_PORT;
     config.timeout_ms = 20000;
     config.retries = 0;
-    struct fm_follower patient = {0};
-    assert_int_equal(fm_dns_open(&config, &patient, &err), 0);
-    full_cycle(&patient);
-    fm_dns_close(&patient);
+    struct fm_follower slow = {0};
+    assert_int_equal(fm_dns_open(&config, &slow, &err), 0);
+    full_cycle(&slow);
+    fm_dns_close(&slow);
     json_decref(before);
 }
 
@@ -267,6 +268,9 @@ static int set_up(void **state)
     if (fm_dns_open(&config, &honest, &err) < 0)
         return -1;
     config.port = LIAR_PORT;
+    config.timeout_ms = PATIENCE_MS;
+    if (fm_dns_open(&config, &patient, &err) < 0)
+        return -1;
     config.timeout_ms = TIMEOUT_MS;
     return fm_dns_open(&config, &lying, &err);
 }
@@ -279,6 +283,7 @@ static int tear_down(void **state)
     liar = 0;
     fm_dns_close(&honest);
     fm_dns_close(&lying);
+    fm_dns_close(&patient);
     world_stop(&world);
     return 0;
 }

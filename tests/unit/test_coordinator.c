@@ -254,12 +254,22 @@ static void a_check_touches_nothing(void **state)
 }
 
 /* Looked at from inside the calls, while the source waits for the destination. */
-static bool asked_for_attention;
+static bool asked_for_attention, took_a_slot;
 static void look_for_attention(const char *what)
 {
-    if (strcmp(what, "link.open") != 0 || asked_for_attention || !world.running)
+    struct fm_migration *m = world.migrations[0];
+
+    if (strcmp(what, "link.open") != 0 || asked_for_attention || !m || m->parts != &HOST_A->parts)
         return;
-    asked_for_attention = world.running->needs_attention;
+    asked_for_attention = m->needs_attention;
+    took_a_slot = fm_slots_used(HOST_A->parts.slots) > 0;
+}
+
+static void come_back_when_it_shows(const char *what)
+{
+    look_for_attention(what);
+    if (asked_for_attention)
+        HOST_B->away = false;
 }
 
 static void a_commit_that_nobody_hears_asks_for_attention(void **state)
@@ -272,6 +282,24 @@ static void a_commit_that_nobody_hears_asks_for_attention(void **state)
     world.at_call = look_for_attention;
     assert_int_equal(world_migrate(HOST_A, "redis", id, &err), 0);
     assert_true(asked_for_attention);
+    assert_false(took_a_slot);
+    world_settle();
+    assert_well(HOST_B);
+}
+
+/* Others may go on with their work while it waits, for as long as that is. */
+static void a_recovery_that_nobody_hears_takes_nobodys_turn(void **state)
+{
+    (void)state;
+    asked_for_attention = false;
+    world.inject_what = "store.decide(commit)";
+    world.injection = CRASH_AFTER; /* the source, as it has decided */
+    world_migrate(HOST_A, "redis", id, &err);
+    HOST_B->away = true;
+    world.at_call = come_back_when_it_shows;
+    world_start(HOST_A);
+    assert_true(asked_for_attention);
+    assert_false(took_a_slot);
     world_settle();
     assert_well(HOST_B);
 }
@@ -384,6 +412,7 @@ int main(void)
         TEST(a_cancel_takes_effect_in_each_state),
         TEST(a_check_touches_nothing),
         TEST(a_commit_that_nobody_hears_asks_for_attention),
+        TEST(a_recovery_that_nobody_hears_takes_nobodys_turn),
         TEST(the_queue_goes_by_priority),
         TEST(the_hold_ends_in_the_journal),
     };

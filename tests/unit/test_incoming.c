@@ -320,6 +320,37 @@ static void an_orphan_in_ready_waits_for_a_source_that_is_away(void **state)
     assert_runs_on_b();
 }
 
+static bool asks_for_attention(void)
+{
+    json_auto_t *doc = world_document(HOST_B, ID);
+
+    return json_is_true(json_object_get(doc, "needs_attention"));
+}
+
+/* For ever, perhaps: then somebody must see it, and others not queue behind it. */
+static void an_orphan_that_nobody_answers_shows_it(void **state)
+{
+    (void)state;
+    source_begins();
+    advance(FM_STAGE_READY);
+    HOST_A->up = false;
+    orphan();
+    world_settle();
+    assert_false(asks_for_attention());
+    assert_int_equal(fm_slots_used(HOST_B->parts.slots_in), 1);
+    world.skipped_ms += 31000;
+    world_settle();
+    assert_true(asks_for_attention());
+    assert_int_equal(fm_slots_used(HOST_B->parts.slots_in), 0);
+    HOST_A->up = true;
+    world_settle();
+    assert_false(asks_for_attention());
+    assert_int_equal(incoming()->stage, FM_STAGE_READY);
+    source_decides(true);
+    world_settle();
+    assert_runs_on_b();
+}
+
 static void an_orphan_that_the_source_has_forgotten_is_discarded(void **state)
 {
     (void)state;
@@ -536,6 +567,7 @@ int main(void)
         TEST(an_orphan_in_ready_asks_until_there_is_a_commit),
         TEST(an_orphan_in_ready_asks_until_there_is_an_abort),
         TEST(an_orphan_in_ready_waits_for_a_source_that_is_away),
+        TEST(an_orphan_that_nobody_answers_shows_it),
         TEST(an_orphan_that_the_source_has_forgotten_is_discarded),
         TEST(a_failure_in_the_answer_is_no_decision),
         TEST(a_restart_in_each_stage),

@@ -54,6 +54,25 @@ static void drop(struct fm_migration *m)
     fm_migration_free(m);
 }
 
+static bool is_busy(const struct host *h, const char *container)
+{
+    for (int i = 0; i < WORLD_JOBS; i++)
+        if (world.migrations[i] && world.migrations[i]->parts == &h->parts &&
+            fm_streq(world.migrations[i]->options.container, container))
+            return true;
+    return false;
+}
+
+static void close_row(struct fm_migration *m, struct fm_error *err)
+{
+    fm_error_set(err, FM_E_EXISTS, "container '%s' is being migrated already",
+                 m->options.container);
+    m->reason = *err;
+    fm_migration_to(m, FM_STATE_PENDING, false, FM_MIGRATION_MANAGER, "Requested.");
+    fm_migration_to(m, FM_STATE_FAILED, true, FM_MIGRATION_MANAGER, "Not begun: %s.", err->text);
+    fm_migration_free(m);
+}
+
 static int give_back(void *ctx, const json_t *request, const char *return_of, struct fm_error *err)
 {
     struct host *h = ctx;
@@ -64,6 +83,10 @@ static int give_back(void *ctx, const json_t *request, const char *return_of, st
     struct fm_migration *m = fm_migration_new(&h->parts, &options, return_of, err);
     if (!m)
         return fm_error_result(err);
+    if (is_busy(h, options.container)) {
+        close_row(m, err);
+        return fm_error_result(err);
+    }
     enter_migration(m);
     int rc = fm_coordinator_run(m, err);
     drop(m);
@@ -78,7 +101,7 @@ static void boot(struct host *h)
     p->slots = fm_slots_new(3);
     p->slots_in = fm_slots_new(3);
     p->reservations = fm_reservations_new(h->name, 0);
-    h->incoming = fm_incoming_table_new(p);
+    h->incoming = p->incoming = fm_incoming_table_new(p);
     p->networks = fm_networks_new(&(struct fm_network_spec){
         .name = FM_NETWORK_DEFAULT, .subnet = "10.88.0.0/16", .gateway = "10.88.0.1", .vni = 4096});
     h->peers = (struct fm_peer_service){.parts = p,
@@ -100,6 +123,7 @@ static void unboot(struct host *h)
         h->askers[i] = NULL;
     }
     fm_incoming_table_free(h->incoming);
+    h->incoming = h->parts.incoming = NULL;
     fm_networks_free(h->parts.networks);
     fm_reservations_free(h->parts.reservations);
     fm_slots_free(h->parts.slots);
@@ -154,6 +178,8 @@ static void recover(struct host *h, bool sources)
 
     json_array_foreach(list, i, entry)
     {
+        if (world_is_dead())
+            return;
         const char *id = world_field(entry, "id");
         bool source = fm_streq(world_field(entry, "role"), FM_ROLE_SOURCE);
 
@@ -164,15 +190,22 @@ static void recover(struct host *h, bool sources)
     }
 }
 
+/* In the order of fm_manager_open. */
+static void come_up(struct host *h)
+{
+    boot(h);
+    struct on_host on = world_enter_host(h);
+    fm_networks_define(&h->parts);
+    recover(h, false);
+    recover(h, true);
+    world_leave_host(&on);
+}
+
 void world_start(struct host *h)
 {
     h->restartable = false;
     unboot(h);
-    boot(h);
-    struct on_host on = world_enter_host(h);
-    recover(h, false);
-    recover(h, true);
-    world_leave_host(&on);
+    come_up(h);
 }
 
 void world_restart(struct host *h)
@@ -180,11 +213,7 @@ void world_restart(struct host *h)
     h->restartable = false;
     unboot(h); /* while it is up: an orderly end */
     forget_holds(h);
-    boot(h);
-    struct on_host on = world_enter_host(h);
-    recover(h, false);
-    recover(h, true);
-    world_leave_host(&on);
+    come_up(h);
 }
 
 /* ---- waiting ---- */
@@ -403,7 +432,8 @@ void world_open(const char *name)
     enter_hosts(HOST_B);
     world_add_container(HOST_A, name);
     for (size_t i = 0; i < WORLD_NOTICES; i++)
-        world.notices[i] = (struct notice){.name = fake_followers[i].name, .at = "host-a"};
+        world.notices[i] =
+            (struct notice){.name = fake_followers[i].name, .at = "host-a", .ip = WORLD_ADDRESS};
 }
 
 static void close_host(struct host *h)
@@ -439,6 +469,10 @@ int world_migrate(struct host *from, const char *name, char *id, struct fm_error
                   "strategy", world.strategy ? world.strategy : "auto");
 
     *id = '\0';
+    if (world.new_address)
+        json_object_set_new(doc, "new_address", json_string(world.new_address));
+    if (world.new_network)
+        json_object_set_new(doc, "new_network", json_string(world.new_network));
     if (fm_migration_options_from_json(doc, &options, err) < 0)
         return fm_error_result(err);
     struct on_host on = world_enter_host(from);

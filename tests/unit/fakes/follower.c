@@ -25,7 +25,7 @@ static int follower_read(void *ctx, const struct fm_move *move, json_t **before,
     if (strcmp(n->at, move->source) != 0 || n->prepared)
         world_broken("%s says %s%s when it leaves %s", n->name, n->at,
                      n->prepared ? ", prepared," : "", move->source);
-    *before = json_pack("{s:s}", "at", n->at);
+    *before = json_pack("{s:s, s:s}", "at", n->at, "ip", n->ip);
     return world_leave(&p, 0, err);
 }
 
@@ -55,6 +55,7 @@ static int follower_switch(void *ctx, const struct fm_move *move, const json_t *
     if (!n->prepared)
         world_broken("%s is switched unprepared", n->name);
     snprintf(n->at, sizeof(n->at), "%s", move->destination);
+    snprintf(n->ip, sizeof(n->ip), "%s", move->new_ip);
     return world_leave(&p, 0, err);
 }
 
@@ -94,6 +95,7 @@ static int follower_undo(void *ctx, const struct fm_move *move, const json_t *be
         world_broken("%s is taken back to %s", n->name,
                      json_string_value(json_object_get(before, "at")));
     snprintf(n->at, sizeof(n->at), "%s", move->source);
+    snprintf(n->ip, sizeof(n->ip), "%s", move->old_ip);
     n->prepared = false;
     return world_leave(&p, 0, err);
 }

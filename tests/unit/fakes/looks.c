@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/text.h"
 #include "fakes/world.h"
 #include "migration/leases.h"
 #include "migration/networks_internal.h"
@@ -67,8 +68,6 @@ static const char *network_wrong(struct host *h, const char *name, bool owner)
     if (p->staged != owner || p->active != owner)
         return WRONG("port on %s is%s staged and%s active", h->name, p->staged ? "" : " not",
                      p->active ? "" : " not");
-    if (!owner && *p->remote && strcmp(p->remote, other_host(h)->address) != 0)
-        return WRONG("%s sends packets to %s", h->name, p->remote);
     return NULL;
 }
 
@@ -102,10 +101,15 @@ static const char *host_wrong(struct host *h, const char *name, const char *id, 
 
 static const char *notices_wrong(const char *name, const struct host *at)
 {
+    json_auto_t *record = at->store.ops->get(at->store.ctx, "container", name, NULL);
+    fm_autofree char *address = fm_xstrdup(world_field(record, "ip"));
+
+    address[strcspn(address, "/")] = '\0';
     for (int i = 0; i < WORLD_NOTICES && strcmp(name, "redis") == 0; i++) {
         const struct notice *n = &world.notices[i];
-        if (n->prepared || strcmp(n->at, at->name) != 0)
-            return WRONG("%s says %s%s", n->name, n->at, n->prepared ? ", prepared" : "");
+        if (n->prepared || strcmp(n->at, at->name) != 0 || strcmp(n->ip, address) != 0)
+            return WRONG("%s says %s, %s%s", n->name, n->at, n->ip,
+                         n->prepared ? ", prepared" : "");
     }
     return NULL;
 }
@@ -140,15 +144,55 @@ json_t *world_lease(struct host *h, const char *name)
     return found;
 }
 
+static size_t count_leases(struct host *h, const char *name)
+{
+    struct fm_components there = h->parts;
+    size_t i, count = 0;
+    json_t *doc;
+
+    there.store = h->store;
+    json_auto_t *leases = fm_leases_list(&there, NULL, NULL);
+    json_array_foreach(leases, i, doc) count += fm_streq(world_field(doc, "owner"), name);
+    return count;
+}
+
+/* Exactly one lease, and it is what the record of the host that runs it says. */
 static const char *lease_wrong(struct host *h, const char *name, const struct host *at)
 {
     json_auto_t *lease = world_lease(h, name);
+    json_auto_t *record = at->store.ops->get(at->store.ctx, "container", name, NULL);
+    const char *network = world_field(record, "network"), *ip = world_field(record, "ip");
+    size_t count = count_leases(h, name), len = strcspn(ip, "/");
 
-    if (!lease)
-        return WRONG("%s knows no lease of it", h->name);
-    return fm_streq(world_field(lease, "host"), at->name)
-               ? NULL
-               : WRONG("%s thinks that its address is on %s", h->name, world_field(lease, "host"));
+    if (count != 1)
+        return WRONG("%s knows %zu leases of it", h->name, count);
+    if (!fm_streq(world_field(lease, "host"), at->name))
+        return WRONG("%s thinks that its address is on %s", h->name, world_field(lease, "host"));
+    if (strlen(world_field(lease, "ip")) != len ||
+        strncmp(world_field(lease, "ip"), ip, len) != 0 ||
+        !fm_streq(world_field(lease, "network"), *network ? network : FM_NETWORK_DEFAULT) ||
+        json_array_size(json_object_get(lease, "publish")) !=
+            json_array_size(json_object_get(record, "publish")))
+        return WRONG("%s: its lease is of %s in %s, its record says %s in %s", h->name,
+                     world_field(lease, "ip"), world_field(lease, "network"), ip, network);
+    for (struct fm_claim *c = h->parts.networks->claims; c; c = c->next)
+        if (!c->until_ms)
+            return WRONG("%s: %s still claims %s", h->name, c->lease.owner, c->lease.ip);
+    return NULL;
+}
+
+/* What `network verify` says. */
+static const char *kernel_wrong(struct host *h)
+{
+    struct fm_error err = {0};
+    struct on_host on = world_enter_host(h);
+    json_auto_t *verdict = fm_networks_verify(&h->parts, &err);
+
+    world_leave_host(&on);
+    if (!verdict)
+        return WRONG("%s is not verified: %.400s", h->name, err.text);
+    const json_t *first = json_array_get(json_object_get(verdict, "differences"), 0);
+    return first ? WRONG("%s: %s", h->name, json_string_value(first)) : NULL;
 }
 
 /* After all is over both know where the address is. */
@@ -160,10 +204,16 @@ static const char *leases_wrong(const char *name, const struct host *at)
     world.injection = INJECT_NOTHING;
     world.broken_on_b = NULL;
     world_exchange();
+    w = lease_wrong(HOST_A, name, at);
+    if (!w)
+        w = lease_wrong(HOST_B, name, at);
+    if (!w)
+        w = kernel_wrong(HOST_A);
+    if (!w)
+        w = kernel_wrong(HOST_B);
     world.injection = injection;
     world.broken_on_b = broken;
-    w = lease_wrong(HOST_A, name, at);
-    return w ? w : lease_wrong(HOST_B, name, at);
+    return w;
 }
 
 const char *world_wrong(const char *name, const char *id, const struct host *where)

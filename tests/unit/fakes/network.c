@@ -205,7 +205,6 @@ static int network_unstage(void *ctx, const struct fm_endpoint *ep, struct fm_er
     if (!world_enter(&p, "network.unstage"))
         return world_fail(&p, err);
     port->staged = port->active = false;
-    port->remote[0] = '\0';
     return world_leave(&p, 0, err);
 }
 
@@ -219,7 +218,6 @@ static int network_activate(void *ctx, const struct fm_endpoint *ep, struct fm_e
     if (!port->staged)
         return world_leave(&p, fm_error_set(err, FM_E_NOT_FOUND, "no port of %s", ep->name), err);
     port->active = true;
-    port->remote[0] = '\0';
     set_entry(ctx, ep->network, ep->mac, NULL);
     return world_leave(&p, 0, err);
 }
@@ -238,14 +236,11 @@ static int network_deactivate(void *ctx, const struct fm_endpoint *ep, struct fm
 static int network_set_remote(void *ctx, const char *network, const char *mac, const char *host,
                               struct fm_error *err)
 {
-    struct host *h = ctx;
-    struct port *port = &h->ports[strtoul(mac + strlen(mac) - 2, NULL, 16) % WORLD_COPIES];
     struct passage p;
 
     if (!world_enter(&p, "network.set_remote"))
         return world_fail(&p, err);
-    snprintf(port->remote, sizeof(port->remote), "%s", host ? host : "");
-    set_entry(h, network, mac, host);
+    set_entry(ctx, network, mac, host);
     return world_leave(&p, 0, err);
 }
 

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "fakes/sweep.h"
+#include "migration/networks.h"
 
 #define BAD_CASES_SHOWN 12
 
@@ -39,12 +40,51 @@ static const char *result_wrong(const char *id)
     return NULL;
 }
 
+/* On its old host it has what it had, on the new one what was asked for; world_wrong has compared
+ * lease, port and record. */
+static const char *address_wrong(const struct sweep *sweep)
+{
+    struct host *at = world_where("redis");
+    json_auto_t *lease = world_lease(at, "redis");
+    bool moved = at == HOST_B && (sweep->new_address || sweep->new_network);
+    bool chosen = moved && sweep->new_address && !fm_streq(sweep->new_address, "auto");
+    const char *network = moved && sweep->new_network ? sweep->new_network : FM_NETWORK_DEFAULT;
+    bool same = fm_streq(world_field(lease, "ip"), WORLD_ADDRESS);
+
+    if (!fm_streq(world_field(lease, "network"), network))
+        return "it is in the wrong network";
+    if (chosen ? !fm_streq(world_field(lease, "ip"), sweep->new_address) : same == moved)
+        return "it has the wrong address";
+    return NULL;
+}
+
 static void arm_second(const struct sweep *sweep)
 {
     if (!sweep->again_after || !*world.hit)
         return;
     world.inject_at = world.calls + sweep->again_after;
     world.injection = sweep->again;
+}
+
+static void make_network(const char *name)
+{
+    json_auto_t *request = json_pack("{s:s, s:s}", "name", name, "subnet", "10.99.0.0/24");
+    struct fm_error err = {0};
+    struct on_host on = world_enter_host(HOST_A);
+    json_auto_t *made = fm_networks_create(&HOST_A->parts, request, &err);
+
+    world_leave_host(&on);
+    if (!made)
+        fail_msg("%s", err.text);
+}
+
+static void publish_port(void)
+{
+    struct fm_store *store = &HOST_A->store;
+    json_auto_t *record = store->ops->get(store->ctx, "container", "redis", NULL);
+
+    json_object_set_new(record, "publish", json_pack("[s]", "6379:6379"));
+    store->ops->put(store->ctx, "container", "redis", record, NULL);
 }
 
 static void open_world(const struct sweep *sweep)
@@ -54,6 +94,12 @@ static void open_world(const struct sweep *sweep)
     world.unhealthy = sweep->unhealthy;
     world.dies = sweep->dies;
     world_set_strategy(sweep->strategy);
+    world.new_address = sweep->new_address;
+    world.new_network = sweep->new_network;
+    if (sweep->new_network)
+        make_network(sweep->new_network);
+    if (sweep->publish)
+        publish_port();
     world_exchange(); /* both know its lease */
     world.calls = 0;
 }
@@ -89,6 +135,8 @@ const char *sweep_case(const struct sweep *sweep, unsigned int at, bool *done)
     const char *w = world_wrong("redis", id, NULL);
     if (!w)
         w = result_wrong(id);
+    if (!w)
+        w = address_wrong(sweep);
     if (w) {
         fm_autofree char *path = world_path(HOST_A, id);
         snprintf(text, sizeof(text), "%s at call %u, last of them %s: %s [%s%s]",

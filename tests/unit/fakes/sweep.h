@@ -9,6 +9,9 @@ struct sweep {
     enum injection injection;
     bool linger, unhealthy, dies; /* as in struct world */
     const char *strategy;
+    /* It gets another one there; "auto" for any. Both have a network "blue", 10.99.0.0/24. */
+    const char *new_address, *new_network;
+    bool publish;        /* a port, too */
     const char *from;    /* not before this call; NULL: from the first one */
     unsigned int offset; /* calls after it that are left out */
     unsigned int stride; /* calls that are left out between two cases */

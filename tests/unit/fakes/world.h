@@ -15,6 +15,7 @@
 
 #define WORLD_LAYER "sha256:abababababababababababababababababababababababababababababababab"
 #define WORLD_COPIES 4
+#define WORLD_ADDRESS "10.88.0.4" /* of the first container */
 #define WORLD_JOBS 8
 #define WORLD_ASKERS 8
 #define WORLD_NOTICES 2
@@ -54,7 +55,6 @@ struct port {
     bool staged, active;
     char ip[64], network[32];
     struct hold *hold;
-    char remote[64]; /* where frames for it are sent */
 };
 
 /* A dump or a restore: processes that outlive their daemon for a while. */
@@ -119,6 +119,7 @@ struct host {
 struct notice {
     const char *name;
     char at[64]; /* a host's name */
+    char ip[64]; /* its address, without prefix */
     bool prepared;
     bool deaf_to_end, deaf_to_all; /* its server does not answer `finish` and `undo`, or nothing */
     unsigned int told;             /* of an end */
@@ -133,6 +134,8 @@ struct world {
     const char *broken_on_b;   /* this call fails on host b as long as it is set */
     const char *strategy;      /* of all migrations; NULL: cold, and nothing else works */
     uint64_t memory_available; /* on every host; 0: plenty */
+    /* What world_migrate asks for besides; NULL: that it stays as it is. */
+    const char *new_address, *new_network;
     bool linger; /* what a dead daemon had started waits to be ended, instead of ending by itself */
     /* What the container does at the health check. */
     bool unhealthy, dies;
@@ -152,7 +155,7 @@ extern struct world world;
 #define HOST_B (&world.hosts[1])
 struct host *other_host(const struct host *h);
 
-/* Both daemons up; `name` runs on host a with layer, address 10.88.0.5, and a health check. */
+/* Both daemons up; `name` runs on host a with layer, WORLD_ADDRESS, and a health check. */
 void world_open(const char *name);
 void world_close(void);
 /* How containers travel from here on; NULL: cold. */
