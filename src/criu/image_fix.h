@@ -19,4 +19,10 @@
  * protobuf message of that size. */
 int fm_image_fix_timers(const char *dir, struct fm_error *err);
 
+/* Pages that the images have, of memory that could be filled lazily: a restore with lazy pages
+ * leaves them to the pager, which has other pages, so that they would be zeroes. They are marked as
+ * to be read at once. Replaces <dir>/pagemap-<pid>.img, and only when there are such pages. Errors
+ * as above. */
+int fm_image_fix_pages(const char *dir, struct fm_error *err);
+
 #endif

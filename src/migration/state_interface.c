@@ -409,6 +409,8 @@ static int restore_go(void *ctx, struct fm_restore *restore,
 {
     const struct fm_runtime *runtime = ctx;
     int rc = fm_image_fix_timers(restore->images, err);
+    if (rc == 0 && request->lazy_pages)
+        rc = fm_image_fix_pages(restore->images, err);
     if (rc == 0)
         rc = restore->warm ? fm_session_answer(restore->session, true, NULL, err)
                            : answer_restore(restore, request, false, err);

@@ -48,7 +48,6 @@ oddities_hold()
         fail "$(cluster_cli "$1" container logs odd | grep -v ^ok | tail -n 5)"
 }
 
-# bats test_tags=slow
 @test "oddities: unusual mappings, files, queues and processes move by each strategy" {
     local strategy
     oddities_start

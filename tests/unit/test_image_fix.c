@@ -1,4 +1,5 @@
-/* Corrections of CRIU's images: only the timers that CRIU would stop, and nothing else. */
+/* Corrections of CRIU's images: only the timers that CRIU would stop and the pages that nobody
+ * would fill, and nothing else. */
 #include <endian.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -195,6 +196,62 @@ static void assert_refused(const struct image *image)
     assert_file_is(image);
 }
 
+/* Head; 16 pages at 0x7000 that are lazy and present, with a field that nobody knows; one page at
+ * 0x9000 that is only present. */
+static void put_pages(struct image *image, uint8_t flags)
+{
+    const uint8_t head[] = {0x08, 3};
+    const uint8_t lazy[] = {0x08, 0x80, 0xe0, 0x01, 0x10, 0, 0x20, flags, 0x28, 16};
+    const uint8_t other[] = {0x08, 0x80, 0xa0, 0x02, 0x10, 0, 0x20, 4, 0x28, 1};
+    put_number(image, 0x54564319);
+    put_number(image, 0x56084025);
+    put_entry(image, head, sizeof(head));
+    put_entry(image, lazy, sizeof(lazy));
+    put_entry(image, other, sizeof(other));
+}
+
+static void test_pages_of_the_images_are_not_lazy(void **state)
+{
+    (void)state;
+    struct fm_error err = {0};
+    /* Fields that are not known come last. */
+    static const uint8_t unmarked[] = {
+        0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56, 2,    0,    0,    0, 0x08, 3,
+        10,   0,    0,    0,    0x20, 4,    0x08, 0x80, 0xe0, 0x01, 0x10, 0, 0x28, 16,
+        10,   0,    0,    0,    0x08, 0x80, 0xa0, 0x02, 0x10, 0,    0x20, 4, 0x28, 1};
+    struct image lazy = {.size = 0}, shared = {.size = 0}, fixed = {.size = 0};
+    put_pages(&lazy, 6);
+    put_pages(&shared, 6);
+    put_pages(&fixed, 4);
+    assert_int_equal(fm_file_write(at("pagemap-7.img"), lazy.data, lazy.size, 0600, NULL), 0);
+    assert_int_equal(fm_file_write(at("pagemap-8.img"), fixed.data, fixed.size, 0600, NULL), 0);
+    assert_int_equal(fm_file_write(at("pagemap-shmem-7.img"), shared.data, shared.size, 0600, NULL),
+                     0);
+    struct stat before, after;
+    assert_int_equal(stat(at("pagemap-8.img"), &before), 0);
+    assert_int_equal(fm_image_fix_pages(scratch, &err), 0);
+    assert_int_equal(stat(at("pagemap-8.img"), &after), 0);
+    assert_int_equal(before.st_ino, after.st_ino);
+
+    fm_autofree char *data = NULL, *untouched = NULL;
+    size_t size = 0;
+    assert_int_equal(fm_file_read(at("pagemap-7.img"), 1 << 20, &data, &size, NULL), 0);
+    assert_int_equal(size, sizeof(unmarked));
+    assert_memory_equal(data, unmarked, size);
+    assert_int_equal(fm_file_read(at("pagemap-shmem-7.img"), 1 << 20, &untouched, &size, NULL), 0);
+    assert_memory_equal(untouched, shared.data, size);
+}
+
+static void test_pages_that_are_garbage_are_refused(void **state)
+{
+    (void)state;
+    struct fm_error err = {0};
+    struct image image = image_of_files();
+    assert_int_equal(fm_file_write(at("pagemap-7.img"), image.data, image.size, 0600, NULL), 0);
+    assert_int_equal(fm_image_fix_pages(scratch, &err), -FM_E_PROTOCOL);
+    assert_non_null(strstr(err.text, "pagemap-7.img is not an image of pages"));
+}
+
 static void test_garbage_is_refused(void **state)
 {
     (void)state;
@@ -225,6 +282,8 @@ int main(void)
         cmocka_unit_test(test_no_files),
         cmocka_unit_test(test_expired_periodic_timer_ticks_again),
         cmocka_unit_test(test_absolute_timer_becomes_relative),
+        cmocka_unit_test(test_pages_of_the_images_are_not_lazy),
+        cmocka_unit_test(test_pages_that_are_garbage_are_refused),
         cmocka_unit_test(test_garbage_is_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
