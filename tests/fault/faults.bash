@@ -184,7 +184,7 @@ assert_undisturbed()
 {
     [ "$(status_on "$source" redis)" = running ] || fail "redis is '$(status_on "$source" redis)'"
     [ "$(freezer_of "$source" redis)" = thawed ] || fail "redis stands still"
-    [ "$(status_on "$destination" redis)" != running ] || fail "redis runs on the destination, too"
+    stands_still "$destination" redis || fail "redis runs on the destination, too"
     assert_client_served
 }
 

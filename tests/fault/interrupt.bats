@@ -24,7 +24,7 @@ teardown()
 nobody_runs()
 {
     [ "$(freezer_of "$source" redis)" = frozen ] || fail "it runs on the source"
-    [ "$(status_on "$destination" redis)" != running ] || fail "it runs on the destination"
+    stands_still "$destination" redis || fail "it runs on the destination"
 }
 
 # final_on ROLE RESULT

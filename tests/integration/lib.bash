@@ -109,7 +109,7 @@ until_true()
 {
     local deadline=$((SECONDS + wait_seconds))
     until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || fail "this did not come true within $wait_seconds s: $*" || return 1
+        [ $SECONDS -lt $deadline ] || fail "this did not come true within $wait_seconds s: $*" || { grep -H ^State: /proc/"$pid"/task/*/status; grep Name /proc/$pid/status; cat /proc/$pid/cgroup | head -3; return 1; }
         read -r -t 0.02 <> <(:) || true
     done
 }
@@ -204,6 +204,24 @@ identity_of()
 status_on()
 {
     on "$1" runc state "$2" 2>/dev/null | jq -r .status
+}
+
+switches_of()
+{
+    local pid
+    for pid in $(processes_of "$1" "$2"); do
+        grep -h _ctxt_switches /proc/"$pid"/task/*/status
+    done
+}
+
+# stands_still HOST NAME: none of its threads was on a processor for half a second. runc calls a restore that is held "running";
+# redis wakes ten times in a second when it does.
+stands_still()
+{
+    local before
+    before=$(switches_of "$@")
+    read -r -t 0.5 <> <(:) || true
+    [ "$(switches_of "$@")" = "$before" ]
 }
 
 # assert_runs_only_on HOST NAME: there it runs and is not frozen, and the other host has no process of it.
