@@ -20,6 +20,7 @@
 #define FILES_MAGIC 0x56303138u
 #define PAGEMAP_MAGIC 0x56084025u
 #define PAGE_IS_LAZY 2u
+#define PAGE_IS_PRESENT 4u
 #define HEAD_SIZE 8
 #define MAX_IMAGE (64u << 20)
 #define ENTRY_ROOM (sizeof(uint32_t) + 32)
@@ -127,7 +128,8 @@ static int fix_pages(struct image *image, size_t at, size_t size, struct fm_erro
     FmImage__Pages *pages = fm_image__pages__unpack(NULL, size, image->data + at);
     if (!pages)
         return unparsed(image, at, err);
-    if (pages->has_flags && pages->flags & PAGE_IS_LAZY) {
+    const uint32_t both = PAGE_IS_LAZY | PAGE_IS_PRESENT;
+    if (pages->has_flags && (pages->flags & both) == both) {
         pages->flags &= ~PAGE_IS_LAZY;
         append_message(image, &pages->base);
     } else {

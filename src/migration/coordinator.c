@@ -154,7 +154,8 @@ static json_t *preflight(struct fm_components *p, struct fm_link *link,
         *needs_out = json_incref(needs);
     const json_t *there = json_object_get(answer, "facts");
     const json_t *state = json_object_get(answer, "state");
-    uint64_t layers = fm_handover_layer_bytes(p, json_object_get(state, "missing_layers"));
+    uint64_t layers =
+        fm_handover_layer_bytes(p, container, json_object_get(state, "missing_layers"));
     json_object_set_new(needs, "layer_bytes", json_integer((json_int_t)layers));
     json_t *result = fm_preflight_compare(container, needs, here, there, state);
     json_object_set_new(result, "state_engine",
@@ -254,8 +255,8 @@ static int execution(struct fm_migration *m, struct fm_error *err)
     return fm_handover_commit(m, err);
 }
 
-/* The original is kept until its copy is verified and has all of its memory: some of it may be
- * nowhere else, and to give it back takes a processor as long as to fill it. */
+/* The original is kept until its copy is verified, and, when some of the memory is nowhere else,
+ * until that has arrived. */
 static int fill(struct fm_migration *m, struct fm_error *err)
 {
     fm_precopy_unwatch(m);
@@ -263,7 +264,7 @@ static int fill(struct fm_migration *m, struct fm_error *err)
     return fm_postcopy_fill(m, err);
 }
 
-/* It runs there and has all of its memory. */
+/* It runs there: is it well, and does it get all of its memory? */
 static int verify(struct fm_migration *m, struct fm_error *err)
 {
     struct fm_error later = {0}; /* filling tries that again */

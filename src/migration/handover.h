@@ -20,8 +20,8 @@ bool fm_handover_is_killed(const struct fm_migration *m);
 /* The decision, durably. 0: COMMIT stands. Otherwise it was aborted (or could not be written). */
 int fm_handover_decide(struct fm_migration *m, struct fm_error *err);
 /* After the decision: tells the destination until it runs there (reconnecting for as long as it
- * takes), then switches the network and kills the original. FM_E_FAILED: the destination gave the
- * container up for good. */
+ * takes), then switches the network, and with `cold` kills the original. FM_E_FAILED: the
+ * destination gave the container up for good. */
 int fm_handover_commit(struct fm_migration *m, struct fm_error *err);
 /* The original is killed and the dump ended: not before the decision. */
 void fm_handover_destroy(struct fm_migration *m);

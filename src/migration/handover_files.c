@@ -113,15 +113,26 @@ int fm_handover_send_log(struct fm_migration *m, struct fm_error *err)
                                           &m->log_sent, err);
 }
 
-uint64_t fm_handover_layer_bytes(struct fm_components *p, const json_t *missing)
+static bool names(const json_t *digests, const char *digest)
 {
-    uint64_t total = 0;
     size_t i;
     json_t *item;
-    json_array_foreach(missing, i, item)
+    json_array_foreach(digests, i, item)
     {
-        const char *digest = json_string_value(item);
-        fm_autofree char *dir = digest ? fm_image_layer_dir(p->images, digest, NULL) : NULL;
+        if (json_is_string(item) && fm_streq(json_string_value(item), digest))
+            return true;
+    }
+    return false;
+}
+
+uint64_t fm_handover_layer_bytes(struct fm_components *p, const struct fm_container *container,
+                                 const json_t *missing)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < container->layers.count; i++) {
+        const char *digest = container->layers.items[i];
+        fm_autofree char *dir =
+            names(missing, digest) ? fm_image_layer_dir(p->images, digest, NULL) : NULL;
         uint64_t bytes = 0;
         if (dir && fm_tree_size(dir, &bytes, NULL) == 0)
             total += bytes;

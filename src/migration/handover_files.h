@@ -5,10 +5,11 @@
 
 #include "migration/migration.h"
 
+/* What those of the container's layers take here on disk that `missing`, an array of digests from a
+ * peer, names. */
+uint64_t fm_handover_layer_bytes(struct fm_components *p, const struct fm_container *container,
+                                 const json_t *missing);
 /* The image layers that the destination lacks, an array of digests. */
-/* What these layers take here on disk. `missing`: digests, from a peer; unknown ones count nothing.
- */
-uint64_t fm_handover_layer_bytes(struct fm_components *p, const json_t *missing);
 int fm_handover_send_layers(struct fm_migration *m, const json_t *missing, struct fm_error *err);
 /* One pass over the writable layer, the volumes and the tmpfs mounts; the last one lies in the
  * freeze. */

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "migration/leases.h"
 #include "migration/lifecycle.h"
+#include "migration/migration.h"
 #include "migration/networks.h"
 #include "migration/preflight.h"
 
@@ -31,9 +32,7 @@ bool fm_incoming_is_return(struct fm_components *p, const char *return_of, const
 {
     json_auto_t *doc =
         return_of && *return_of ? fm_journal_load(p->journal, return_of, NULL) : NULL;
-    bool open = !json_is_true(json_object_get(doc, "final")) ||
-                json_is_true(json_object_get(doc, "needs_attention"));
-    return doc && open && !json_object_get(doc, "role") &&
+    return doc && !fm_migration_is_settled(doc) && !json_object_get(doc, "role") &&
            fm_streq(json_string_value(json_object_get(doc, "container")), container) &&
            (!peer || fm_streq(json_string_value(json_object_get(doc, "destination")), peer)) &&
            fm_journal_has(p->journal, return_of, FM_STEP_RETURN, NULL);

@@ -17,9 +17,9 @@ struct fm_incoming_table {
  * free for it. `peer` NULL: from whichever host. */
 bool fm_incoming_is_return(struct fm_components *p, const char *return_of, const char *container,
                            const char *peer);
-/* FM_E_REFUSED, FM_E_AUTH: why it may not be prepared here. */
 /* Digests of the container's layers that this host has not. */
 json_t *fm_incoming_missing_layers(struct fm_components *p, const struct fm_container *container);
+/* FM_E_REFUSED, FM_E_AUTH: why it may not be prepared here. */
 int fm_incoming_admissible(struct fm_incoming_table *t, const struct fm_incoming *in,
                            const char *peer, struct fm_error *err);
 

@@ -295,8 +295,11 @@ static int point(struct fm_components *p, const json_t *lease, struct fm_error *
     const char *network = text(lease, "network"), *mac = text(lease, "mac");
     if (!*mac || (!p->network.ops->define && !fm_streq(network, FM_NETWORK_DEFAULT)))
         return 0;
-    if (!is_live(lease) || fm_streq(text(lease, "host"), p->host))
-        return p->network.ops->set_remote(p->network.ctx, network, mac, NULL, err);
+    if (!is_live(lease) || fm_streq(text(lease, "host"), p->host)) {
+        int rc = p->network.ops->set_remote(p->network.ctx, network, mac, NULL, err);
+        bool went_along = rc == -FM_E_NOT_FOUND && !is_live(lease); /* with its network */
+        return went_along ? 0 : rc;
+    }
     json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", text(lease, "host"), NULL);
     const char *address = text(doc, "address");
     return *address ? p->network.ops->set_remote(p->network.ctx, network, mac, address, err) : 0;

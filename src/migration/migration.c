@@ -116,6 +116,14 @@ static json_t *left_json(const struct fm_migration *m)
     return left;
 }
 
+bool fm_migration_is_settled(const json_t *doc)
+{
+    const json_t *left = json_object_get(doc, "followers_left");
+    return json_is_true(json_object_get(doc, "final")) &&
+           (!json_is_true(json_object_get(doc, "needs_attention")) ||
+            json_is_true(json_object_get(left, "alone")));
+}
+
 json_t *fm_migration_to_json(const struct fm_migration *m)
 {
     json_t *doc = json_pack(

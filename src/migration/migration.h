@@ -101,6 +101,8 @@ void fm_migration_expire(struct fm_migration *m);
  * until it goes on. Either may be repeated. */
 void fm_migration_stand_aside(struct fm_migration *m);
 void fm_migration_go_on(struct fm_migration *m);
+/* From a document: over, but for followers that did not hear it. */
+bool fm_migration_is_settled(const json_t *doc);
 /* Publishes how far the memory is, and keeps it for `migration show`. */
 void fm_migration_memory_progress(struct fm_migration *m, const char *phase);
 /* Publishes a progress event. */

@@ -36,11 +36,10 @@ static json_t *decision_of(struct fm_components *p, const char *id, struct fm_er
     struct fm_error unknown = {0};
     json_auto_t *known = fm_journal_load(p->journal, id, &unknown);
     bool final = json_is_true(json_object_get(known, "final"));
-    bool attention = json_is_true(json_object_get(known, "needs_attention"));
     const char *text = decided                                   ? (commit ? "commit" : "abort")
                        : final || unknown.code == FM_E_NOT_FOUND ? "abort"
                                                                  : "undecided";
-    return json_pack("{s:s, s:b}", "decision", text, "final", (int)(final && !attention));
+    return json_pack("{s:s, s:b}", "decision", text, "final", (int)fm_migration_is_settled(known));
 }
 
 /* A lease that has moved comes along with the way to where it is now. */

@@ -14,6 +14,9 @@
 /* Less than a second until either side knows that the other is lost. */
 #define ANSWER_TIMEOUT_MS 900
 #define PAUSE_MS 200
+/* So long the original's memory waits for the copy's: to give it back takes a processor, to keep it
+ * takes memory. */
+#define ORIGINAL_WAIT_MS 1000
 /* Without missing pages a destination that cannot be reached goes on alone. */
 #define PATIENCE_MS 10000
 #define SAVE_EVERY_MS 1000
@@ -95,10 +98,10 @@ static int mend(struct fm_migration *m, struct fm_error *err)
                                 "the daemon is being stopped; goes on at its next start");
         *err = (struct fm_error){0};
         int rc = reconnect(m, err);
-        if (rc == 0)
-            fm_migration_go_on(m);
-        if (rc == 0 || !fm_handover_is_cut(err))
-            return rc;
+        if (rc < 0 && fm_handover_is_cut(err))
+            continue;
+        fm_migration_go_on(m);
+        return rc;
     }
 }
 
@@ -128,6 +131,8 @@ int fm_postcopy_fill(struct fm_migration *m, struct fm_error *err)
         return 0;
     while (rc == 0 && !m->filled) {
         bool needed = fm_postcopy_is_needed(m);
+        if (!needed && !m->destroyed && fm_now_us() - since >= ORIGINAL_WAIT_MS * 1000u)
+            fm_handover_destroy(m);
         rc = ask(m, err);
         if (rc == 0)
             heard_ms = fm_now_ms();

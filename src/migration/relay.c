@@ -154,7 +154,7 @@ static void end(struct fm_components *p, const char *id, const json_t *relay, co
 {
     struct fm_error err = {0};
     int rc = set(p, relay, false, &err);
-    if (rc == 0)
+    if (rc == 0 || err.code == FM_E_NOT_FOUND) /* it went with its network */
         rc = fm_journal_undone(p->journal, id, FM_STEP_RELAY, &err);
     if (rc < 0)
         fm_warn(FM_NETWORK_MANAGER, "The relay of %s: %s.", text(relay, "container"), err.text);
