@@ -18,6 +18,27 @@ static int set(struct fm_components *p, const json_t *relay, bool on, struct fm_
                                  err);
 }
 
+static json_t *lease_of(struct fm_components *p, const json_t *relay, struct fm_error *err)
+{
+    fm_autofree char *key = fm_strf("%s/%s", text(relay, "network"), text(relay, "ip"));
+    return fm_replica_get(p, FM_KIND_LEASE, key, err);
+}
+
+/* Why it ends; NULL: it goes on. */
+static const char *is_over(struct fm_components *p, const json_t *relay, const json_t *lease,
+                           const struct fm_error *unread)
+{
+    uint64_t until = (uint64_t)json_integer_value(json_object_get(relay, "until_us"));
+    uint64_t now = fm_realtime_us();
+    if (now >= until || until > now + p->relay_limit_us)
+        return "its time is up";
+    if (!lease)
+        return unread->code == FM_E_NOT_FOUND ? "its address is free" : NULL;
+    if (!fm_streq(text(lease, "mac"), text(relay, "mac")))
+        return "its address is another's";
+    return fm_streq(text(lease, "host"), p->host) ? "it has come back" : NULL;
+}
+
 /* --- begin --- */
 
 static json_t *all_others(struct fm_components *p, const char *destination)
@@ -80,7 +101,9 @@ void fm_relays_resume(struct fm_components *p)
     {
         struct fm_error err = {0};
         const json_t *relay = json_object_get(entry, "detail");
-        if (set(p, relay, true, &err) < 0)
+        json_auto_t *lease = lease_of(p, relay, &err);
+        /* One that is over ends in the next pass: its container may be back. */
+        if (!is_over(p, relay, lease, &err) && set(p, relay, true, &err) < 0)
             fm_warn(FM_NETWORK_MANAGER, "What is sent to %s is passed on no more: %s.",
                     text(relay, "container"), err.text);
     }
@@ -135,21 +158,6 @@ static json_t *still_missing(struct fm_components *p, const json_t *relay, json_
     return missing;
 }
 
-/* Why it ends; NULL: it goes on. */
-static const char *is_over(struct fm_components *p, const json_t *relay, const json_t *lease,
-                           const struct fm_error *unread)
-{
-    uint64_t until = (uint64_t)json_integer_value(json_object_get(relay, "until_us"));
-    uint64_t now = fm_realtime_us();
-    if (now >= until || until > now + p->relay_limit_us)
-        return "its time is up";
-    if (!lease)
-        return unread->code == FM_E_NOT_FOUND ? "its address is free" : NULL;
-    if (!fm_streq(text(lease, "mac"), text(relay, "mac")))
-        return "its address is another's";
-    return fm_streq(text(lease, "host"), p->host) ? "it has come back" : NULL;
-}
-
 static void end(struct fm_components *p, const char *id, const json_t *relay, const char *why)
 {
     struct fm_error err = {0};
@@ -166,8 +174,7 @@ static void end(struct fm_components *p, const char *id, const json_t *relay, co
 static void look(struct fm_components *p, const char *id, json_t *relay)
 {
     struct fm_error err = {0};
-    fm_autofree char *key = fm_strf("%s/%s", text(relay, "network"), text(relay, "ip"));
-    json_auto_t *lease = fm_replica_get(p, FM_KIND_LEASE, key, &err);
+    json_auto_t *lease = lease_of(p, relay, &err);
     const char *why = is_over(p, relay, lease, &err);
     if (!why && lease) {
         json_auto_t *missing = still_missing(p, relay, lease);
