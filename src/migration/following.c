@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/incoming.h"
@@ -31,26 +32,20 @@ static json_t *new_journey(const struct fm_migration *m)
                      "new_ip6", bare(to->ip6), "before", "told");
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text ? text : "";
-}
-
 /* What followers are told; borrows from both. */
 static struct fm_move move_of(const struct fm_migration *m, const json_t *journey)
 {
     const json_t *move = json_object_get(journey, "move");
-    const char *there = text_of(move, "destination_address");
+    const char *there = fm_json_text(move, "destination_address");
     return (struct fm_move){
         .migration = m->id,
         .container = m->options.container,
-        .network = text_of(move, "network"),
-        .mac = text_of(move, "mac"),
-        .old_ip = text_of(move, "old_ip"),
-        .new_ip = text_of(move, "new_ip"),
-        .old_ip6 = text_of(move, "old_ip6"),
-        .new_ip6 = text_of(move, "new_ip6"),
+        .network = fm_json_text(move, "network"),
+        .mac = fm_json_text(move, "mac"),
+        .old_ip = fm_json_text(move, "old_ip"),
+        .new_ip = fm_json_text(move, "new_ip"),
+        .old_ip6 = fm_json_text(move, "old_ip6"),
+        .new_ip6 = fm_json_text(move, "new_ip6"),
         .source = m->options.source,
         .destination = m->options.destination,
         .source_address = m->parts->advertise ? m->parts->advertise : "",
@@ -215,12 +210,6 @@ static json_t *names_in(const json_t *before)
     return names;
 }
 
-static json_t *time_json(uint64_t realtime_us)
-{
-    char text[32];
-    return json_string(fm_format_time(realtime_us, text, sizeof(text)));
-}
-
 /* A second at first, twice as long each time. */
 static void note_left(struct fm_migration *m, const json_t *journey, const struct fm_error *why)
 {
@@ -234,7 +223,7 @@ static void note_left(struct fm_migration *m, const json_t *journey, const struc
     m->left =
         json_pack("{s:o, s:s, s:I, s:o, s:I}", "followers",
                   names_in(json_object_get(journey, "before")), "problem", why->text, "attempts",
-                  attempts + 1, "next", time_json(retry_us), "retry_us", (json_int_t)retry_us);
+                  attempts + 1, "next", fm_json_time(retry_us), "retry_us", (json_int_t)retry_us);
 }
 
 static void end_all(struct fm_migration *m, json_t *journey, bool undo)
@@ -269,7 +258,7 @@ void fm_following_end(struct fm_migration *m, bool undo)
 
 const char *fm_following_problem(const struct fm_migration *m)
 {
-    return text_of(m->left, "problem");
+    return fm_json_text(m->left, "problem");
 }
 
 /* --- what is left --- */
@@ -283,8 +272,8 @@ static bool is_elsewhere(const struct fm_migration *m, bool undo)
     json_t *lease;
     json_array_foreach(leases, i, lease)
     {
-        if (fm_streq(text_of(lease, "owner"), m->options.container))
-            return !fm_streq(text_of(lease, "host"), expected);
+        if (fm_streq(fm_json_text(lease, "owner"), m->options.container))
+            return !fm_streq(fm_json_text(lease, "host"), expected);
     }
     return false;
 }
@@ -328,7 +317,7 @@ static void publish(const struct fm_migration *m, const char *message)
     if (m->parts->events)
         fm_events_publish(m->parts->events,
                           json_pack("{s:s, s:o, s:s, s:s, s:s, s:O*, s:s}", "type", "followers",
-                                    "at", time_json(fm_realtime_us()), "migration", m->id,
+                                    "at", fm_json_time(fm_realtime_us()), "migration", m->id,
                                     "container", m->options.container, "component",
                                     FM_NETWORK_MANAGER, "left", left, "message", message));
 }

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/handover_tmpfs.h"
@@ -113,18 +114,6 @@ int fm_handover_send_log(struct fm_migration *m, struct fm_error *err)
                                           &m->log_sent, err);
 }
 
-static bool names(const json_t *digests, const char *digest)
-{
-    size_t i;
-    json_t *item;
-    json_array_foreach(digests, i, item)
-    {
-        if (json_is_string(item) && fm_streq(json_string_value(item), digest))
-            return true;
-    }
-    return false;
-}
-
 uint64_t fm_handover_layer_bytes(struct fm_components *p, const struct fm_container *container,
                                  const json_t *missing)
 {
@@ -132,7 +121,7 @@ uint64_t fm_handover_layer_bytes(struct fm_components *p, const struct fm_contai
     for (size_t i = 0; i < container->layers.count; i++) {
         const char *digest = container->layers.items[i];
         fm_autofree char *dir =
-            names(missing, digest) ? fm_image_layer_dir(p->images, digest, NULL) : NULL;
+            fm_json_has(missing, digest) ? fm_image_layer_dir(p->images, digest, NULL) : NULL;
         uint64_t bytes = 0;
         if (dir && fm_tree_size(dir, &bytes, NULL) == 0)
             total += bytes;

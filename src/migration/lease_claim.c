@@ -7,17 +7,12 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 
 #define FOREIGN_CLAIM_MS 30000 /* then the lease itself is long known */
 #define CLAIMS_MAX 1024        /* of others */
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 /* --- pending claims; with the lock held --- */
 
@@ -165,8 +160,8 @@ json_t *fm_leases_moving(struct fm_components *p)
     size_t i;
     json_array_foreach(list, i, entry)
     {
-        json_auto_t *doc = fm_journal_load(p->journal, text(entry, "id"), NULL);
-        json_object_set_new(moving, text(doc, "container"), json_true());
+        json_auto_t *doc = fm_journal_load(p->journal, fm_json_text(entry, "id"), NULL);
+        json_object_set_new(moving, fm_json_text(doc, "container"), json_true());
     }
     return moving;
 }
@@ -221,20 +216,20 @@ json_t *fm_lease_conflict(struct fm_components *p, const struct fm_lease *lease,
 
 int fm_claim_refuse(const json_t *conflict, struct fm_error *err)
 {
-    const char *owner = text(conflict, "owner");
+    const char *owner = fm_json_text(conflict, "owner");
     const char *name = strchr(owner, ':');
     if (json_is_true(json_object_get(conflict, "busy")))
         return fm_error_set(err, FM_E_REFUSED,
                             "host %.63s takes no further claim of an address: %d are open there; "
                             "try again in %d seconds",
-                            text(conflict, "host"), CLAIMS_MAX, FOREIGN_CLAIM_MS / 1000);
+                            fm_json_text(conflict, "host"), CLAIMS_MAX, FOREIGN_CLAIM_MS / 1000);
     if (name)
         return fm_error_set(err, FM_E_REFUSED,
                             "%.100s belongs to host %.63s itself; choose another",
-                            text(conflict, "what"), name + 1);
+                            fm_json_text(conflict, "what"), name + 1);
     return fm_error_set(err, FM_E_REFUSED,
                         "%.100s belongs to container '%.63s' on %.63s; choose another",
-                        text(conflict, "what"), owner, text(conflict, "host"));
+                        fm_json_text(conflict, "what"), owner, fm_json_text(conflict, "host"));
 }
 
 json_t *fm_leases_taken(struct fm_components *p, const char *network)
@@ -246,8 +241,8 @@ json_t *fm_leases_taken(struct fm_components *p, const char *network)
     fm_claims_expire(p->networks);
     json_array_foreach(leases, i, doc)
     {
-        json_object_set_new(taken, text(doc, "ip"), json_true());
-        json_object_set_new(taken, text(doc, "ip6"), json_true());
+        json_object_set_new(taken, fm_json_text(doc, "ip"), json_true());
+        json_object_set_new(taken, fm_json_text(doc, "ip6"), json_true());
     }
     for (struct fm_claim *c = p->networks->claims; c; c = c->next) {
         if (!fm_streq(c->lease.network, network))
@@ -257,8 +252,8 @@ json_t *fm_leases_taken(struct fm_components *p, const char *network)
     }
     json_array_foreach(docs, i, doc)
     {
-        fm_autofree char *ip = fm_xstrdup(text(doc, "ip"));
-        fm_autofree char *ip6 = fm_xstrdup(text(doc, "ip6"));
+        fm_autofree char *ip = fm_xstrdup(fm_json_text(doc, "ip"));
+        fm_autofree char *ip6 = fm_xstrdup(fm_json_text(doc, "ip6"));
         ip[strcspn(ip, "/")] = ip6[strcspn(ip6, "/")] = '\0';
         json_object_set_new(taken, ip, json_true());
         json_object_set_new(taken, ip6, json_true());

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/lifecycle.h"
@@ -13,12 +14,6 @@
 #include "network/host_port.h"
 
 #define ATTEMPTS 32 /* of an automatic choice */
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 /* --- a container's --- */
 
@@ -115,7 +110,7 @@ static int attempt(struct fm_components *p, struct wish *w, struct fm_lease *l,
     json_auto_t *conflict = found;
     if (rc == 0)
         return 0;
-    const char *what = text(conflict, "what");
+    const char *what = fm_json_text(conflict, "what");
     fm_claim_refuse(conflict, err);
     if (!fm_starts_with(what, "address ") || !(w->choose || w->choose6))
         return -FM_E_REFUSED;
@@ -225,8 +220,8 @@ void fm_leases_provide_host(struct fm_components *p)
     size_t i;
     json_t *doc, *value;
     json_array_foreach(leases, i, doc) if (json_array_size(json_object_get(doc, "publish")))
-        json_object_set_new(wanted, text(doc, "network"), json_true());
-    json_array_foreach(leases, i, doc) if (fm_streq(text(doc, "owner"), own))
-        json_object_del(wanted, text(doc, "network"));
+        json_object_set_new(wanted, fm_json_text(doc, "network"), json_true());
+    json_array_foreach(leases, i, doc) if (fm_streq(fm_json_text(doc, "owner"), own))
+        json_object_del(wanted, fm_json_text(doc, "network"));
     json_object_foreach(wanted, network, value) provide(p, network);
 }

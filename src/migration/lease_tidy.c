@@ -5,14 +5,9 @@
 #include <strings.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 /* --- record and lease --- */
 
@@ -65,12 +60,14 @@ static bool has_record(struct fm_components *p, const json_t *lease)
 {
     struct fm_error err = {0};
     fm_cleanup(fm_lease_clear) struct fm_lease has = {0};
-    json_auto_t *doc = p->store.ops->get(p->store.ctx, "container", text(lease, "owner"), &err);
+    json_auto_t *doc =
+        p->store.ops->get(p->store.ctx, "container", fm_json_text(lease, "owner"), &err);
     fm_autocontainer struct fm_container *c = doc ? fm_container_from_json(doc, &err) : NULL;
     if (!c)
         return err.code != FM_E_NOT_FOUND;
     fm_lease_of(c, p->host, &has);
-    return fm_streq(has.network, text(lease, "network")) && fm_streq(has.ip, text(lease, "ip"));
+    return fm_streq(has.network, fm_json_text(lease, "network")) &&
+           fm_streq(has.ip, fm_json_text(lease, "ip"));
 }
 
 static void drop_lost(struct fm_components *p, const json_t *moving)
@@ -80,13 +77,15 @@ static void drop_lost(struct fm_components *p, const json_t *moving)
     json_t *doc;
     json_array_foreach(leases, i, doc)
     {
-        if (!fm_streq(text(doc, "host"), p->host) || strchr(text(doc, "owner"), ':') ||
-            json_object_get(moving, text(doc, "owner")) ||
-            fm_claim_is_open(p, text(doc, "network"), text(doc, "ip")) || has_record(p, doc))
+        if (!fm_streq(fm_json_text(doc, "host"), p->host) ||
+            strchr(fm_json_text(doc, "owner"), ':') ||
+            json_object_get(moving, fm_json_text(doc, "owner")) ||
+            fm_claim_is_open(p, fm_json_text(doc, "network"), fm_json_text(doc, "ip")) ||
+            has_record(p, doc))
             continue;
         fm_autofree char *key = fm_replica_key(FM_KIND_LEASE, doc);
         fm_info(FM_NETWORK_MANAGER, "Lease %s of %s, which is gone, ends.", key,
-                text(doc, "owner"));
+                fm_json_text(doc, "owner"));
         pthread_mutex_lock(&p->networks->lock);
         fm_replica_remove(p, FM_KIND_LEASE, key, NULL);
         pthread_mutex_unlock(&p->networks->lock);
@@ -102,8 +101,8 @@ static void keep(struct fm_components *p, const struct fm_container *c)
     fm_autofree char *key = fm_strf("%s/%s", lease.network, lease.ip);
     json_auto_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, NULL);
     json_auto_t *differences = fm_lease_differences(doc, &lease);
-    if (fm_streq(text(doc, "owner"), c->name) && fm_streq(text(doc, "host"), p->host) &&
-        json_array_size(differences) == 0)
+    if (fm_streq(fm_json_text(doc, "owner"), c->name) &&
+        fm_streq(fm_json_text(doc, "host"), p->host) && json_array_size(differences) == 0)
         return;
     if (fm_lease_claim(p, &lease, true, &err) < 0 || fm_lease_move(p, c, p->host, NULL, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Container %s has no lease: %s.", c->name, err.text);
@@ -117,7 +116,7 @@ void fm_leases_forget_host(struct fm_components *p, const char *host)
     json_array_foreach(leases, i, doc)
     {
         fm_autofree char *key = fm_replica_key(FM_KIND_LEASE, doc);
-        if (!fm_streq(text(doc, "host"), host))
+        if (!fm_streq(fm_json_text(doc, "host"), host))
             continue;
         pthread_mutex_lock(&p->networks->lock);
         fm_replica_remove(p, FM_KIND_LEASE, key, NULL);

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "container/check.h"
 #include "migration/networks_internal.h"
@@ -278,12 +279,6 @@ json_t *fm_leases_list(struct fm_components *p, const char *network, struct fm_e
 
 /* --- what a lease changes here --- */
 
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
-
 static bool is_live(const json_t *doc)
 {
     return doc && !json_is_true(json_object_get(doc, "removed"));
@@ -292,16 +287,16 @@ static bool is_live(const json_t *doc)
 /* The static entry of a container's address: where frames for it go. What is here has none. */
 static int point(struct fm_components *p, const json_t *lease, struct fm_error *err)
 {
-    const char *network = text(lease, "network"), *mac = text(lease, "mac");
+    const char *network = fm_json_text(lease, "network"), *mac = fm_json_text(lease, "mac");
     if (!*mac || (!p->network.ops->define && !fm_streq(network, FM_NETWORK_DEFAULT)))
         return 0;
-    if (!is_live(lease) || fm_streq(text(lease, "host"), p->host)) {
+    if (!is_live(lease) || fm_streq(fm_json_text(lease, "host"), p->host)) {
         int rc = p->network.ops->set_remote(p->network.ctx, network, mac, NULL, err);
         bool went_along = rc == -FM_E_NOT_FOUND && !is_live(lease); /* with its network */
         return went_along ? 0 : rc;
     }
-    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", text(lease, "host"), NULL);
-    const char *address = text(doc, "address");
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", fm_json_text(lease, "host"), NULL);
+    const char *address = fm_json_text(doc, "address");
     return *address ? p->network.ops->set_remote(p->network.ctx, network, mac, address, err) : 0;
 }
 
@@ -309,14 +304,14 @@ int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error
 {
     struct fm_error e = {0};
     fm_autofree char *own = fm_strf(HOST_PREFIX "%s", p->host);
-    if (!fm_streq(text(lease, "owner"), own))
+    if (!fm_streq(fm_json_text(lease, "owner"), own))
         return point(p, lease, err);
     if (!is_live(lease) || !p->network.ops->host_address)
         return 0;
-    bool is_v6 = strchr(text(lease, "ip"), ':') != NULL;
-    int rc = p->network.ops->host_address(p->network.ctx, text(lease, "network"),
-                                          is_v6 ? "" : text(lease, "ip"),
-                                          text(lease, is_v6 ? "ip" : "ip6"), &e);
+    bool is_v6 = strchr(fm_json_text(lease, "ip"), ':') != NULL;
+    int rc = p->network.ops->host_address(p->network.ctx, fm_json_text(lease, "network"),
+                                          is_v6 ? "" : fm_json_text(lease, "ip"),
+                                          fm_json_text(lease, is_v6 ? "ip" : "ip6"), &e);
     return rc < 0 ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
@@ -339,13 +334,14 @@ int fm_lease_leave(struct fm_components *p, const struct fm_container *c,
 /* Somebody else's newer lease of what a container of this host uses. */
 static void report_loss(struct fm_components *p, const json_t *before, const json_t *doc)
 {
-    if (!is_live(before) || !is_live(doc) || !fm_streq(text(before, "host"), p->host) ||
-        fm_streq(text(before, "owner"), text(doc, "owner")))
+    if (!is_live(before) || !is_live(doc) || !fm_streq(fm_json_text(before, "host"), p->host) ||
+        fm_streq(fm_json_text(before, "owner"), fm_json_text(doc, "owner")))
         return;
     fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER,
            "Address %s of '%s' was given to '%s' on host %s while the hosts did not hear each "
            "other: run one of the two with another address.",
-           text(doc, "ip"), text(before, "owner"), text(doc, "owner"), text(doc, "host"));
+           fm_json_text(doc, "ip"), fm_json_text(before, "owner"), fm_json_text(doc, "owner"),
+           fm_json_text(doc, "host"));
 }
 
 /* What the table of published ports says changes with it: a container's, or this host's own, under
@@ -354,7 +350,7 @@ static bool publishes(const struct fm_components *p, const json_t *doc)
 {
     fm_autofree char *own = fm_strf(HOST_PREFIX "%s", p->host);
     return json_array_size(json_object_get(doc, "publish")) > 0 ||
-           fm_streq(text(doc, "owner"), own);
+           fm_streq(fm_json_text(doc, "owner"), own);
 }
 
 int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t *doc,
@@ -363,9 +359,10 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
     json_auto_t *gone = NULL;
     int rc = 0;
     report_loss(p, before, doc);
-    if (!fm_streq(text(doc, "updated_by"), p->host)) /* what was claimed has come */
-        fm_claim_drop(p->networks, text(doc, "network"), text(doc, "ip"), text(doc, "updated_by"));
-    if (is_live(before) && !fm_streq(text(before, "mac"), text(doc, "mac"))) {
+    if (!fm_streq(fm_json_text(doc, "updated_by"), p->host)) /* what was claimed has come */
+        fm_claim_drop(p->networks, fm_json_text(doc, "network"), fm_json_text(doc, "ip"),
+                      fm_json_text(doc, "updated_by"));
+    if (is_live(before) && !fm_streq(fm_json_text(before, "mac"), fm_json_text(doc, "mac"))) {
         gone = json_copy((json_t *)(uintptr_t)before);
         json_object_set_new(gone, "removed", json_true());
         rc = fm_lease_point(p, gone, err);
@@ -434,8 +431,10 @@ static json_t *forgotten(struct fm_components *p, const json_t *live)
     json_auto_t *used = json_object();
     json_t *gone = docs ? json_array() : NULL, *doc;
     size_t i;
-    json_array_foreach(live, i, doc) json_object_set_new(used, text(doc, "mac"), json_true());
-    json_array_foreach(docs, i, doc) if (!is_live(doc) && !json_object_get(used, text(doc, "mac")))
+    json_array_foreach(live, i, doc)
+        json_object_set_new(used, fm_json_text(doc, "mac"), json_true());
+    json_array_foreach(docs, i,
+                       doc) if (!is_live(doc) && !json_object_get(used, fm_json_text(doc, "mac")))
         json_array_append(gone, doc);
     return gone;
 }
@@ -449,11 +448,11 @@ static bool point_each(struct fm_components *p, const json_t *leases, const json
     json_array_foreach(leases, i, doc)
     {
         struct fm_error err = {0};
-        bool on_its_way = json_object_get(moving, text(doc, "owner")) != NULL;
+        bool on_its_way = json_object_get(moving, fm_json_text(doc, "owner")) != NULL;
         if (!on_its_way && fm_lease_point(p, doc, &err) == 0)
             continue;
         if (!on_its_way)
-            fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", text(doc, "ip"), err.text);
+            fm_warn(FM_NETWORK_MANAGER, "The way to %s: %s.", fm_json_text(doc, "ip"), err.text);
         all = false;
     }
     return all;

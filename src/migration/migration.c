@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 
@@ -102,12 +103,6 @@ static const char *result_of(const struct fm_migration *m)
     return m->fsm.state == FM_STATE_COMPLETED ? "completed" : "failed";
 }
 
-static json_t *time_json(uint64_t realtime_us)
-{
-    char text[32];
-    return json_string(fm_format_time(realtime_us, text, sizeof(text)));
-}
-
 /* "alone": nothing else asks for attention. */
 static json_t *left_json(const struct fm_migration *m)
 {
@@ -133,9 +128,9 @@ json_t *fm_migration_to_json(const struct fm_migration *m)
         fm_priority_text(m->options.priority), "state",
         m->fsm.state == FM_STATE_NONE ? "NONE" : fm_state_text(m->fsm.state), "final",
         (int)m->fsm.final, "result", result_of(m), "needs_attention",
-        (int)(m->needs_attention || m->left), "created", time_json(m->stats.started_us), "updated",
-        time_json(fm_realtime_us()), "options", fm_migration_options_to_json(&m->options), "stats",
-        fm_migration_stats_to_json(&m->stats));
+        (int)(m->needs_attention || m->left), "created", fm_json_time(m->stats.started_us),
+        "updated", fm_json_time(fm_realtime_us()), "options",
+        fm_migration_options_to_json(&m->options), "stats", fm_migration_stats_to_json(&m->stats));
     if (m->fsm.failed_in != FM_STATE_NONE)
         json_object_set_new(doc, "failed_in", json_string(fm_state_text(m->fsm.failed_in)));
     if (m->reason.code)
@@ -167,7 +162,7 @@ static void publish_transition(struct fm_migration *m, const struct fm_transitio
         return;
     json_t *event = json_pack(
         "{s:s, s:o, s:s, s:s, s:s, s:s, s:s?, s:s, s:b, s:s, s:s}", "type", "transition", "at",
-        time_json(fm_realtime_us()), "migration", m->id, "container", m->options.container,
+        fm_json_time(fm_realtime_us()), "migration", m->id, "container", m->options.container,
         "source", m->options.source, "destination", m->options.destination, "from",
         t->from == FM_STATE_NONE ? NULL : fm_state_text(t->from), "to", fm_state_text(t->to),
         "final", (int)t->final, "component", t->component, "message", t->message);
@@ -283,7 +278,7 @@ void fm_migration_progress(struct fm_migration *m, const char *phase, int percen
     if (!m->parts->events)
         return;
     json_t *event = json_pack("{s:s, s:o, s:s, s:s, s:i, s:I}", "type", "progress", "at",
-                              time_json(fm_realtime_us()), "migration", m->id, "phase", phase,
+                              fm_json_time(fm_realtime_us()), "migration", m->id, "phase", phase,
                               "percent", percent, "bytes", (json_int_t)bytes);
     fm_events_publish(m->parts->events, event);
 }
@@ -299,7 +294,7 @@ void fm_migration_memory_progress(struct fm_migration *m, const char *phase)
         return;
     json_t *event = json_pack(
         "{s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f}", "type", "progress", "at",
-        time_json(fm_realtime_us()), "migration", m->id, "phase", phase, "percent", percent,
+        fm_json_time(fm_realtime_us()), "migration", m->id, "phase", phase, "percent", percent,
         "bytes", (json_int_t)s->pages.wire_bytes, "round", (json_int_t)s->rounds, "remaining",
         (json_int_t)s->dirty_bytes, "dirty_rate", (json_int_t)s->dirty_rate, "throughput",
         (json_int_t)s->throughput, "expected_downtime_ms", s->expected_downtime_ms);

@@ -5,18 +5,13 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "migration/incoming.h"
 #include "migration/lifecycle.h"
 #include "migration/relay.h"
 #include "network/address.h"
 #include "network/netns.h"
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 static bool is_same_address(const char *a, const char *b)
 {
@@ -32,11 +27,13 @@ static void compare_devices(struct comparison *c)
     const json_t *there = json_object_get(c->kernel, "networks");
     size_t i;
     json_t *doc;
-    json_array_foreach(c->networks, i, doc) if (!fm_compare_find(there, "name", text(doc, "name")))
-        fm_compare_differ(c, "network '%s' is not in the kernel", text(doc, "name"));
-    json_array_foreach(there, i, doc) if (!fm_compare_find(c->networks, "name", text(doc, "name")))
+    json_array_foreach(c->networks, i,
+                       doc) if (!fm_compare_find(there, "name", fm_json_text(doc, "name")))
+        fm_compare_differ(c, "network '%s' is not in the kernel", fm_json_text(doc, "name"));
+    json_array_foreach(there, i,
+                       doc) if (!fm_compare_find(c->networks, "name", fm_json_text(doc, "name")))
         fm_compare_differ(c, "network '%s' is in the kernel and not in the registry",
-                          text(doc, "name"));
+                          fm_json_text(doc, "name"));
 }
 
 /* The lease of a MAC or of a container in a network; NULL. */
@@ -45,23 +42,25 @@ static const json_t *lease_of(const struct comparison *c, const char *network, c
 {
     size_t i;
     json_t *lease;
-    json_array_foreach(c->leases, i, lease) if (fm_streq(text(lease, "network"), network) &&
-                                                fm_streq(text(lease, key), value)) return lease;
+    json_array_foreach(c->leases, i,
+                       lease) if (fm_streq(fm_json_text(lease, "network"), network) &&
+                                  fm_streq(fm_json_text(lease, key), value)) return lease;
     return NULL;
 }
 
 static void compare_remote(struct comparison *c, const char *network, const json_t *lease,
                            const json_t *remotes)
 {
-    const char *address = text(c->hosts, text(lease, "host"));
-    const json_t *entry = fm_compare_find(remotes, "mac", text(lease, "mac"));
+    const char *address = fm_json_text(c->hosts, fm_json_text(lease, "host"));
+    const json_t *entry = fm_compare_find(remotes, "mac", fm_json_text(lease, "mac"));
     if (!entry)
         fm_compare_differ(c, "network '%s' has no entry for %s (container '%s' on %s)", network,
-                          text(lease, "mac"), text(lease, "owner"), text(lease, "host"));
-    else if (!is_same_address(text(entry, "host"), address))
+                          fm_json_text(lease, "mac"), fm_json_text(lease, "owner"),
+                          fm_json_text(lease, "host"));
+    else if (!is_same_address(fm_json_text(entry, "host"), address))
         fm_compare_differ(c, "network '%s' sends %s to %s, but container '%s' is on %s (%s)",
-                          network, text(lease, "mac"), text(entry, "host"), text(lease, "owner"),
-                          text(lease, "host"), address);
+                          network, fm_json_text(lease, "mac"), fm_json_text(entry, "host"),
+                          fm_json_text(lease, "owner"), fm_json_text(lease, "host"), address);
 }
 
 /* True when the value is this address, or a list or object that contains it. */
@@ -95,24 +94,26 @@ static void compare_remotes(struct comparison *c, const char *network, const jso
     json_t *doc;
     json_array_foreach(c->leases, i, doc)
     {
-        bool elsewhere = !fm_streq(text(doc, "host"), c->p->host);
-        if (fm_compare_is_container(doc) && elsewhere && fm_streq(text(doc, "network"), network) &&
-            *text(doc, "mac") && *text(c->hosts, text(doc, "host")) &&
-            !json_object_get(c->moving, text(doc, "owner")))
+        bool elsewhere = !fm_streq(fm_json_text(doc, "host"), c->p->host);
+        if (fm_compare_is_container(doc) && elsewhere &&
+            fm_streq(fm_json_text(doc, "network"), network) && *fm_json_text(doc, "mac") &&
+            *fm_json_text(c->hosts, fm_json_text(doc, "host")) &&
+            !json_object_get(c->moving, fm_json_text(doc, "owner")))
             compare_remote(c, network, doc, remotes);
     }
     json_array_foreach(remotes, i, doc)
     {
-        const json_t *lease = lease_of(c, network, "mac", text(doc, "mac"));
-        if (fm_streq(text(doc, "mac"), "00:00:00:00:00:00") ||
-            json_object_get(c->moving, text(lease, "owner")))
+        const json_t *lease = lease_of(c, network, "mac", fm_json_text(doc, "mac"));
+        if (fm_streq(fm_json_text(doc, "mac"), "00:00:00:00:00:00") ||
+            json_object_get(c->moving, fm_json_text(lease, "owner")))
             continue;
         if (!lease)
             fm_compare_differ(c, "network '%s' sends %s to %s, and no lease has it", network,
-                              text(doc, "mac"), text(doc, "host"));
-        else if (fm_streq(text(lease, "host"), c->p->host))
+                              fm_json_text(doc, "mac"), fm_json_text(doc, "host"));
+        else if (fm_streq(fm_json_text(lease, "host"), c->p->host))
             fm_compare_differ(c, "network '%s' sends %s to %s, but container '%s' is here", network,
-                              text(doc, "mac"), text(doc, "host"), text(lease, "owner"));
+                              fm_json_text(doc, "mac"), fm_json_text(doc, "host"),
+                              fm_json_text(lease, "owner"));
     }
 }
 
@@ -130,20 +131,22 @@ static const char *or_nothing(const char *address)
 static void compare_port(struct comparison *c, const char *network, const json_t *lease,
                          const json_t *ports)
 {
-    const char *owner = text(lease, "owner");
+    const char *owner = fm_json_text(lease, "owner");
     const json_t *port = fm_compare_find(ports, "container", owner);
     if (!port)
         fm_compare_differ(c, "container '%s' has no port in network '%s'", owner, network);
-    else if (!is_same_address(text(port, "ip"), text(lease, "ip")))
+    else if (!is_same_address(fm_json_text(port, "ip"), fm_json_text(lease, "ip")))
         fm_compare_differ(c, "the port of container '%s' has %s, its lease %s", owner,
-                          text(port, "ip"), text(lease, "ip"));
-    else if (json_object_get(port, "ip6") && !is_same_second(text(port, "ip6"), text(lease, "ip6")))
+                          fm_json_text(port, "ip"), fm_json_text(lease, "ip"));
+    else if (json_object_get(port, "ip6") &&
+             !is_same_second(fm_json_text(port, "ip6"), fm_json_text(lease, "ip6")))
         fm_compare_differ(c, "the port of container '%s' has %s beside %s, its lease %s", owner,
-                          or_nothing(text(port, "ip6")), text(port, "ip"),
-                          or_nothing(text(lease, "ip6")));
-    else if (*text(port, "mac") && !fm_streq(text(port, "mac"), text(lease, "mac")))
+                          or_nothing(fm_json_text(port, "ip6")), fm_json_text(port, "ip"),
+                          or_nothing(fm_json_text(lease, "ip6")));
+    else if (*fm_json_text(port, "mac") &&
+             !fm_streq(fm_json_text(port, "mac"), fm_json_text(lease, "mac")))
         fm_compare_differ(c, "the port of container '%s' has %s, its lease %s", owner,
-                          text(port, "mac"), text(lease, "mac"));
+                          fm_json_text(port, "mac"), fm_json_text(lease, "mac"));
     else if (json_is_false(json_object_get(port, "open")))
         fm_compare_differ(c, "the port of container '%s' is closed", owner);
 }
@@ -152,10 +155,10 @@ static void compare_port(struct comparison *c, const char *network, const json_t
  * one has its owner's port. */
 static bool has_port(const struct comparison *c, const json_t *lease)
 {
-    const json_t *record = json_object_get(c->here, text(lease, "owner"));
-    return fm_compare_is_container(lease) && fm_streq(text(lease, "host"), c->p->host) && record &&
-           !json_is_true(json_object_get(record, "found")) &&
-           !json_object_get(c->moving, text(lease, "owner"));
+    const json_t *record = json_object_get(c->here, fm_json_text(lease, "owner"));
+    return fm_compare_is_container(lease) && fm_streq(fm_json_text(lease, "host"), c->p->host) &&
+           record && !json_is_true(json_object_get(record, "found")) &&
+           !json_object_get(c->moving, fm_json_text(lease, "owner"));
 }
 
 static void compare_ports(struct comparison *c, const char *network, const json_t *ports)
@@ -163,11 +166,11 @@ static void compare_ports(struct comparison *c, const char *network, const json_
     size_t i;
     json_t *doc;
     json_array_foreach(c->leases, i,
-                       doc) if (fm_streq(text(doc, "network"), network) && has_port(c, doc))
+                       doc) if (fm_streq(fm_json_text(doc, "network"), network) && has_port(c, doc))
         compare_port(c, network, doc, ports);
     json_array_foreach(ports, i, doc)
     {
-        const char *name = text(doc, "container");
+        const char *name = fm_json_text(doc, "container");
         if (*name && !json_object_get(c->here, name) && !json_object_get(c->moving, name))
             fm_compare_differ(c, "network '%s' has a port of container '%s', which is not here",
                               network, name);
@@ -180,12 +183,12 @@ static void compare_host_address(struct comparison *c, const char *network, cons
     const json_t *lease = lease_of(c, network, "owner", own);
     if (!lease)
         return;
-    if (!mentions(there, text(lease, "ip")))
+    if (!mentions(there, fm_json_text(lease, "ip")))
         fm_compare_differ(c, "network '%s' lacks this host's own address %s", network,
-                          text(lease, "ip"));
-    if (*text(lease, "ip6") && !mentions(there, text(lease, "ip6")))
+                          fm_json_text(lease, "ip"));
+    if (*fm_json_text(lease, "ip6") && !mentions(there, fm_json_text(lease, "ip6")))
         fm_compare_differ(c, "network '%s' lacks this host's own address %s", network,
-                          text(lease, "ip6"));
+                          fm_json_text(lease, "ip6"));
 }
 
 static void compare_networks(struct comparison *c)
@@ -195,10 +198,10 @@ static void compare_networks(struct comparison *c)
     compare_devices(c);
     json_array_foreach(json_object_get(c->kernel, "networks"), i, there)
     {
-        const char *name = text(there, "name");
+        const char *name = fm_json_text(there, "name");
         if (!fm_compare_find(c->networks, "name", name))
             continue;
-        if (fm_streq(text(fm_compare_find(c->networks, "name", name), "mode"), "overlay")) {
+        if (fm_streq(fm_json_text(fm_compare_find(c->networks, "name", name), "mode"), "overlay")) {
             compare_peers(c, name, json_object_get(there, "peers"));
             compare_remotes(c, name, json_object_get(there, "remotes"));
         }
@@ -224,8 +227,9 @@ static json_t *publications_there(const struct comparison *c)
     json_array_foreach(json_object_get(c->kernel, "publications"), i, doc)
     {
         fm_autofree char *line = publication_line(
-            text(doc, "protocol"), json_integer_value(json_object_get(doc, "host_port")),
-            json_integer_value(json_object_get(doc, "port")), text(doc, "ip"), text(doc, "ip6"));
+            fm_json_text(doc, "protocol"), json_integer_value(json_object_get(doc, "host_port")),
+            json_integer_value(json_object_get(doc, "port")), fm_json_text(doc, "ip"),
+            fm_json_text(doc, "ip6"));
         json_object_set_new(lines, line, json_true());
     }
     return lines;
@@ -260,8 +264,8 @@ static json_t *addresses_of_hosts(struct fm_components *p)
     json_auto_t *docs = fm_replica_hosts(p);
     json_t *hosts = json_object(), *doc;
     size_t i;
-    json_array_foreach(docs, i, doc)
-        json_object_set_new(hosts, text(doc, "name"), json_string(text(doc, "address")));
+    json_array_foreach(docs, i, doc) json_object_set_new(hosts, fm_json_text(doc, "name"),
+                                                         json_string(fm_json_text(doc, "address")));
     return hosts;
 }
 
@@ -280,7 +284,7 @@ static int collect(struct comparison *c, struct fm_error *err)
     c->moving = fm_leases_moving(p);
     c->here = json_object();
     c->differences = json_array();
-    json_array_foreach(records, i, doc) json_object_set(c->here, text(doc, "name"), doc);
+    json_array_foreach(records, i, doc) json_object_set(c->here, fm_json_text(doc, "name"), doc);
     return 0;
 }
 
@@ -339,7 +343,7 @@ static void repair_networks(struct comparison *c, struct repair *r)
     {
         struct fm_error err = {0};
         if (i > 0) /* the default one is the daemon's own */
-            note(r, fm_networks_apply(c->p, doc, doc, &err), text(doc, "name"), &err);
+            note(r, fm_networks_apply(c->p, doc, doc, &err), fm_json_text(doc, "name"), &err);
     }
 }
 
@@ -363,8 +367,8 @@ static void repair_leases(struct comparison *c, struct repair *r)
     json_array_foreach(c->leases, i, doc)
     {
         struct fm_error err = {0};
-        if (!json_object_get(c->moving, text(doc, "owner")))
-            note(r, fm_lease_point(c->p, doc, &err), text(doc, "owner"), &err);
+        if (!json_object_get(c->moving, fm_json_text(doc, "owner")))
+            note(r, fm_lease_point(c->p, doc, &err), fm_json_text(doc, "owner"), &err);
     }
 }
 
@@ -376,15 +380,15 @@ static void forget_remotes(struct comparison *c, struct repair *r)
     json_t *there, *remote;
     json_array_foreach(json_object_get(c->kernel, "networks"), i, there)
     {
-        const char *name = text(there, "name");
+        const char *name = fm_json_text(there, "name");
         json_array_foreach(json_object_get(there, "remotes"), k, remote)
         {
-            const char *mac = text(remote, "mac");
+            const char *mac = fm_json_text(remote, "mac");
             const json_t *lease = lease_of(c, name, "mac", mac);
             struct fm_error err = {0};
             if (fm_streq(mac, "00:00:00:00:00:00") || !fm_compare_find(c->networks, "name", name) ||
-                json_object_get(c->moving, text(lease, "owner")) ||
-                (lease && !fm_streq(text(lease, "host"), c->p->host)))
+                json_object_get(c->moving, fm_json_text(lease, "owner")) ||
+                (lease && !fm_streq(fm_json_text(lease, "host"), c->p->host)))
                 continue;
             note(r, network->ops->set_remote(network->ctx, name, mac, NULL, &err), mac, &err);
         }
@@ -413,7 +417,7 @@ static void repair_ports(struct comparison *c, struct repair *r)
     json_t *lease;
     json_array_foreach(c->leases, i, lease)
     {
-        const char *network = text(lease, "network"), *owner = text(lease, "owner");
+        const char *network = fm_json_text(lease, "network"), *owner = fm_json_text(lease, "owner");
         const json_t *there =
             fm_compare_find(json_object_get(c->kernel, "networks"), "name", network);
         size_t known = json_array_size(c->differences);

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/networks_internal.h"
@@ -16,12 +17,6 @@
 
 #define TIDY_MS 60000
 #define LOOK_S 1 /* how often hosts that are away are looked for */
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 struct fm_networks *fm_networks_new(const struct fm_network_spec *standard)
 {
@@ -100,7 +95,7 @@ static json_t *describe(struct fm_components *p, const json_t *network, bool wit
                         struct fm_error *err)
 {
     struct fm_network_spec spec = {0};
-    json_auto_t *leases = fm_leases_list(p, text(network, "name"), err);
+    json_auto_t *leases = fm_leases_list(p, fm_json_text(network, "name"), err);
     json_int_t containers = 0;
     size_t i;
     json_t *lease;
@@ -108,7 +103,7 @@ static json_t *describe(struct fm_components *p, const json_t *network, bool wit
         return NULL;
     json_array_foreach(leases, i, lease)
     {
-        containers += !strchr(text(lease, "owner"), ':');
+        containers += !strchr(fm_json_text(lease, "owner"), ':');
         json_object_del(lease, "removed");
     }
     json_t *doc = json_object();
@@ -147,7 +142,7 @@ json_t *fm_networks_show(struct fm_components *p, const char *name, struct fm_er
     json_t *doc;
     if (!docs)
         return NULL;
-    json_array_foreach(docs, i, doc) if (fm_streq(text(doc, "name"), name)) return describe(
+    json_array_foreach(docs, i, doc) if (fm_streq(fm_json_text(doc, "name"), name)) return describe(
         p, doc, true, err);
     fm_error_set(err, FM_E_NOT_FOUND,
                  "no network '%s': `fleximigrate network list` shows those there are", name);
@@ -168,7 +163,7 @@ static int check_clashes(struct fm_components *p, const struct fm_network_spec *
     json_array_foreach(docs, i, doc)
     {
         struct fm_network_spec other;
-        if (fm_streq(text(doc, "name"), FM_NETWORK_DEFAULT))
+        if (fm_streq(fm_json_text(doc, "name"), FM_NETWORK_DEFAULT))
             other = p->networks->standard;
         else if (fm_network_spec_from_json(doc, &other, NULL) < 0)
             continue;
@@ -248,13 +243,13 @@ static int check_hosts(struct fm_components *p, const struct fm_network_spec *sp
     json_t *host;
     json_array_foreach(hosts, i, host)
     {
-        const char *address = text(host, "address");
+        const char *address = fm_json_text(host, "address");
         if (spec->mode == FM_NETWORK_OVERLAY &&
             (contains(spec->subnet, address) || contains(spec->subnet6, address)))
             return fm_error_set(err, FM_E_INVALID,
                                 "the subnet of network '%s' contains the address %s of host '%s'; "
                                 "choose another",
-                                spec->name, address, text(host, "name"));
+                                spec->name, address, fm_json_text(host, "name"));
     }
     return 0;
 }
@@ -322,13 +317,14 @@ static int check_unused(struct fm_components *p, const char *name, struct fm_err
         return fm_error_result(err);
     json_array_foreach(
         leases, i,
-        lease) if (!strchr(text(lease, "owner"),
+        lease) if (!strchr(fm_json_text(lease, "owner"),
                            ':')) return fm_error_set(err, FM_E_REFUSED,
                                                      "network '%s' is in use: container '%s' on %s "
                                                      "has %s in it; remove it "
                                                      "first",
-                                                     name, text(lease, "owner"),
-                                                     text(lease, "host"), text(lease, "ip"));
+                                                     name, fm_json_text(lease, "owner"),
+                                                     fm_json_text(lease, "host"),
+                                                     fm_json_text(lease, "ip"));
     fm_claims_expire(p->networks);
     for (struct fm_claim *c = p->networks->claims; c; c = c->next)
         if (fm_streq(c->lease.network, name))
@@ -413,7 +409,7 @@ static int apply_devices(struct fm_components *p, const json_t *before, const js
     bool was = before && !json_is_true(json_object_get(before, "removed"));
     if (json_is_true(json_object_get(doc, "removed")))
         return was && p->network.ops->undefine
-                   ? p->network.ops->undefine(p->network.ctx, text(doc, "name"), err)
+                   ? p->network.ops->undefine(p->network.ctx, fm_json_text(doc, "name"), err)
                    : 0;
     int rc = check_support(p, err);
     if (rc == 0)
@@ -442,15 +438,15 @@ void fm_networks_define(struct fm_components *p)
     {
         struct fm_error err = {0};
         if (apply_devices(p, doc, doc, &err) < 0)
-            fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "Network %s: %s.", text(doc, "name"),
+            fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "Network %s: %s.", fm_json_text(doc, "name"),
                    err.text);
     }
     json_auto_t *leases = fm_leases_list(p, NULL, NULL);
     json_array_foreach(leases, i, doc)
     {
         struct fm_error err = {0};
-        if (fm_streq(text(doc, "owner"), own) && fm_lease_point(p, doc, &err) < 0)
-            fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "Own address %s: %s.", text(doc, "ip"),
+        if (fm_streq(fm_json_text(doc, "owner"), own) && fm_lease_point(p, doc, &err) < 0)
+            fm_log(FM_LOG_ERROR, FM_NETWORK_MANAGER, "Own address %s: %s.", fm_json_text(doc, "ip"),
                    err.text);
     }
     struct fm_error err = {0};

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "migration/allocator.h"
 #include "migration/policy.h"
@@ -68,13 +69,6 @@ __attribute__((format(printf, 4, 5))) static void warned(struct comparison *c, c
 
 /* ---- reading documents ---- */
 
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-
-    return value ? value : "";
-}
-
 static uint64_t number(const json_t *doc, const char *key)
 {
     json_int_t value = json_integer_value(json_object_get(doc, key));
@@ -87,30 +81,17 @@ static bool flag(const json_t *doc, const char *key)
     return json_is_true(json_object_get(doc, key));
 }
 
-static bool contains(const json_t *array, const char *word)
-{
-    const json_t *item;
-    size_t i;
-
-    json_array_foreach(array, i, item)
-    {
-        if (fm_streq(json_string_value(item), word))
-            return true;
-    }
-    return false;
-}
-
 /* Hosts are called by name when the facts carry one. */
 static const char *destination_name(const struct comparison *c)
 {
-    const char *name = text(c->destination, "name");
+    const char *name = fm_json_text(c->destination, "name");
 
     return *name ? name : "the destination";
 }
 
 static const char *source_name(const struct comparison *c)
 {
-    const char *name = text(c->source, "name");
+    const char *name = fm_json_text(c->source, "name");
 
     return *name ? name : "the source";
 }
@@ -134,8 +115,8 @@ static bool is_older(const char *a, const char *b)
 
 static void compare_architecture(struct comparison *c)
 {
-    const char *from = text(c->source, "arch");
-    const char *to = text(c->destination, "arch");
+    const char *from = fm_json_text(c->source, "arch");
+    const char *to = fm_json_text(c->destination, "arch");
 
     if (fm_streq(from, to) && *from)
         passed(c, "architecture", "both hosts are %s", from);
@@ -181,7 +162,7 @@ static char *missing_features(const struct comparison *c)
 {
     const json_t *from = json_object_get(json_object_get(c->source, "cpu"), "flags");
     const json_t *to = json_object_get(json_object_get(c->destination, "cpu"), "flags");
-    bool x86 = fm_streq(text(c->source, "arch"), "x86_64");
+    bool x86 = fm_streq(fm_json_text(c->source, "arch"), "x86_64");
     const json_t *item;
     char *missing = NULL;
     size_t i;
@@ -191,7 +172,7 @@ static char *missing_features(const struct comparison *c)
         const char *name = json_string_value(item);
         char *longer;
 
-        if (!name || (x86 && !is_user_visible(name)) || contains(to, name))
+        if (!name || (x86 && !is_user_visible(name)) || fm_json_has(to, name))
             continue;
         longer = fm_strf("%s%s%s", missing ? missing : "", missing ? " " : "", name);
         free(missing);
@@ -241,8 +222,8 @@ static void compare_xsave(struct comparison *c)
 
 static void compare_kernel(struct comparison *c)
 {
-    const char *from = text(c->source, "kernel");
-    const char *to = text(c->destination, "kernel");
+    const char *from = fm_json_text(c->source, "kernel");
+    const char *to = fm_json_text(c->destination, "kernel");
 
     if (is_older(to, from))
         warned(c, "kernel", "update the kernel of the destination",
@@ -257,8 +238,8 @@ static void compare_kernel(struct comparison *c)
 static void check_criu(struct comparison *c, const json_t *host, const char *host_name)
 {
     const json_t *criu = json_object_get(host, "criu");
-    const char *version = text(criu, "version");
-    const char *check = text(criu, "check");
+    const char *version = fm_json_text(criu, "version");
+    const char *check = fm_json_text(criu, "check");
     fm_autofree char *wanted = fm_strf("%d.%d", CRIU_MAJOR, CRIU_MINOR);
 
     if (!*version)
@@ -284,34 +265,35 @@ static void compare_runtime(struct comparison *c)
     const json_t *from = json_object_get(c->source, "runtime");
     const json_t *to = json_object_get(c->destination, "runtime");
 
-    if (!*text(to, "version"))
+    if (!*fm_json_text(to, "version"))
         failed(c, "runtime", "install it there", "the runtime %s does not run on %s",
-               c->container->runtime ? c->container->runtime : text(from, "name"),
+               c->container->runtime ? c->container->runtime : fm_json_text(from, "name"),
                destination_name(c));
-    else if (!fm_streq(text(from, "version"), text(to, "version")))
+    else if (!fm_streq(fm_json_text(from, "version"), fm_json_text(to, "version")))
         warned(c, "runtime", "install the same version on both hosts", "%s %s on %s, %s %s on %s",
-               text(from, "name"), text(from, "version"), source_name(c), text(to, "name"),
-               text(to, "version"), destination_name(c));
+               fm_json_text(from, "name"), fm_json_text(from, "version"), source_name(c),
+               fm_json_text(to, "name"), fm_json_text(to, "version"), destination_name(c));
     else
-        passed(c, "runtime", "%s %s on both hosts", text(to, "name"), text(to, "version"));
+        passed(c, "runtime", "%s %s on both hosts", fm_json_text(to, "name"),
+               fm_json_text(to, "version"));
 }
 
 /* ---- kernel facilities ---- */
 
 static void compare_lsm(struct comparison *c)
 {
-    const char *lsm = text(c->needs, "lsm");
-    const char *profile = text(c->needs, "lsm_profile");
+    const char *lsm = fm_json_text(c->needs, "lsm");
+    const char *profile = fm_json_text(c->needs, "lsm_profile");
     const json_t *profiles = json_object_get(c->destination, "apparmor_profiles");
 
     if (!*lsm)
         passed(c, "lsm", "the container needs no security profile");
-    else if (!contains(json_object_get(c->destination, "lsm"), lsm))
+    else if (!fm_json_has(json_object_get(c->destination, "lsm"), lsm))
         failed(c, "lsm",
                "choose a destination where it is enabled, or run the container unconfined",
                "the container is confined by %s profile '%s', and %s has no %s", lsm, profile,
                destination_name(c), lsm);
-    else if (fm_streq(lsm, "apparmor") && !contains(profiles, profile))
+    else if (fm_streq(lsm, "apparmor") && !fm_json_has(profiles, profile))
         failed(c, "lsm", "load it there with apparmor_parser -r",
                "the AppArmor profile '%s' of the container is not loaded on %s", profile,
                destination_name(c));
@@ -322,8 +304,8 @@ static void compare_lsm(struct comparison *c)
 /* Processes are put into the cgroup that the runtime makes, so the layout need not be the same. */
 static void compare_cgroup(struct comparison *c)
 {
-    const char *from = text(c->source, "cgroup");
-    const char *to = text(c->destination, "cgroup");
+    const char *from = fm_json_text(c->source, "cgroup");
+    const char *to = fm_json_text(c->destination, "cgroup");
 
     if (fm_streq(from, to))
         passed(c, "cgroup", "both hosts have cgroup %s", from);
@@ -461,7 +443,7 @@ static void compare_names(struct comparison *c)
 
 static void compare_network(struct comparison *c)
 {
-    const char *why = text(c->state, "network");
+    const char *why = fm_json_text(c->state, "network");
 
     if (!c->container->ip)
         return;
@@ -507,10 +489,12 @@ static void compare_obstacles(struct comparison *c)
 
     json_array_foreach(obstacles, i, item)
     {
-        if (fm_streq(text(item, "severity"), "warning"))
-            warned(c, text(item, "check"), text(item, "cure"), "%s", text(item, "message"));
+        if (fm_streq(fm_json_text(item, "severity"), "warning"))
+            warned(c, fm_json_text(item, "check"), fm_json_text(item, "cure"), "%s",
+                   fm_json_text(item, "message"));
         else
-            failed(c, text(item, "check"), text(item, "cure"), "%s", text(item, "message"));
+            failed(c, fm_json_text(item, "check"), fm_json_text(item, "cure"), "%s",
+                   fm_json_text(item, "message"));
     }
     if (json_array_size(obstacles) == 0)
         passed(c, "checkpoint", "nothing in the container that CRIU cannot dump");
@@ -560,10 +544,10 @@ int fm_preflight_verdict(const json_t *result, struct fm_error *err)
         return 0;
     json_array_foreach(json_object_get(result, "findings"), i, finding)
     {
-        const char *cure = text(finding, "cure");
+        const char *cure = fm_json_text(finding, "cure");
 
-        if (!flag(finding, "ok") && fm_streq(text(finding, "severity"), "error"))
-            return fm_error_set(err, FM_E_REFUSED, "%s%s%s", text(finding, "message"),
+        if (!flag(finding, "ok") && fm_streq(fm_json_text(finding, "severity"), "error"))
+            return fm_error_set(err, FM_E_REFUSED, "%s%s%s", fm_json_text(finding, "message"),
                                 *cure ? "; " : "", cure);
     }
     return fm_error_set(err, FM_E_REFUSED, "the preflight check gave no result");

@@ -2,15 +2,8 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/text.h"
-
-/* The needs come from a peer: anything may be missing. */
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-
-    return value ? value : "";
-}
 
 static json_int_t number(const json_t *doc, const char *key)
 {
@@ -25,7 +18,7 @@ static json_t *missing_sources(const json_t *needs)
 
     json_array_foreach(json_object_get(needs, "mounts"), i, mount)
     {
-        const char *source = text(mount, "source");
+        const char *source = fm_json_text(mount, "source");
 
         if (*source && !json_is_true(json_object_get(mount, "copied")) && !fm_file_exists(source))
             json_array_append_new(missing, json_string(source));
@@ -36,7 +29,7 @@ static json_t *missing_sources(const json_t *needs)
 /* The runtime makes the node by its numbers, so a driver for these is what counts. */
 static bool has_device(const json_t *device)
 {
-    const char *type = text(device, "type");
+    const char *type = fm_json_text(device, "type");
     fm_autofree char *path = NULL;
 
     if (fm_streq(type, "p"))
@@ -44,7 +37,7 @@ static bool has_device(const json_t *device)
     path = fm_strf("/sys/dev/%s/%" JSON_INTEGER_FORMAT ":%" JSON_INTEGER_FORMAT,
                    fm_streq(type, "b") ? "block" : "char", number(device, "major"),
                    number(device, "minor"));
-    return fm_file_exists(path) || fm_file_exists(text(device, "path"));
+    return fm_file_exists(path) || fm_file_exists(fm_json_text(device, "path"));
 }
 
 static json_t *missing_devices(const json_t *needs)
@@ -56,7 +49,7 @@ static json_t *missing_devices(const json_t *needs)
     json_array_foreach(json_object_get(needs, "devices"), i, device)
     {
         if (!has_device(device))
-            json_array_append_new(missing, json_string(text(device, "path")));
+            json_array_append_new(missing, json_string(fm_json_text(device, "path")));
     }
     return missing;
 }

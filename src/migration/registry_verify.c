@@ -5,15 +5,10 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/text.h"
 
 #define DIFFERENCES_MAX 1000
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 void fm_compare_differ(struct comparison *c, const char *fmt, ...)
 {
@@ -28,14 +23,14 @@ void fm_compare_differ(struct comparison *c, const char *fmt, ...)
 
 bool fm_compare_is_container(const json_t *lease)
 {
-    return !strchr(text(lease, "owner"), ':');
+    return !strchr(fm_json_text(lease, "owner"), ':');
 }
 
 const json_t *fm_compare_find(const json_t *list, const char *key, const char *value)
 {
     size_t i;
     json_t *doc;
-    json_array_foreach(list, i, doc) if (fm_streq(text(doc, key), value)) return doc;
+    json_array_foreach(list, i, doc) if (fm_streq(fm_json_text(doc, key), value)) return doc;
     return NULL;
 }
 
@@ -52,14 +47,14 @@ static void compare_record(struct comparison *c, const struct fm_container *cont
         fm_compare_differ(c, "container '%s' has no lease of %s", name, key);
         return;
     }
-    if (!fm_streq(text(lease, "owner"), name)) {
+    if (!fm_streq(fm_json_text(lease, "owner"), name)) {
         fm_compare_differ(c, "%s of container '%s' is leased to '%s' on %s", key, name,
-                          text(lease, "owner"), text(lease, "host"));
+                          fm_json_text(lease, "owner"), fm_json_text(lease, "host"));
         return;
     }
-    if (!fm_streq(text(lease, "host"), c->p->host))
+    if (!fm_streq(fm_json_text(lease, "host"), c->p->host))
         fm_compare_differ(c, "the lease %s of container '%s', which is here, says that it is on %s",
-                          key, name, text(lease, "host"));
+                          key, name, fm_json_text(lease, "host"));
     json_auto_t *lines = fm_lease_differences(lease, &wanted);
     size_t i;
     json_t *line;
@@ -83,13 +78,13 @@ static void compare_records(struct comparison *c)
 /* One of this host's containers; another address than its own is left over. */
 static void compare_owner(struct comparison *c, const json_t *lease)
 {
-    const char *owner = text(lease, "owner"), *network = text(lease, "network");
+    const char *owner = fm_json_text(lease, "owner"), *network = fm_json_text(lease, "network");
     json_t *record = json_object_get(c->here, owner);
-    if (fm_claim_is_open(c->p, network, text(lease, "ip")))
+    if (fm_claim_is_open(c->p, network, fm_json_text(lease, "ip")))
         return;
     if (!record) {
         fm_compare_differ(c, "%s in network '%s' is leased to container '%s', which is not here",
-                          text(lease, "ip"), network, owner);
+                          fm_json_text(lease, "ip"), network, owner);
         return;
     }
     fm_cleanup(fm_lease_clear) struct fm_lease has = {0};
@@ -97,12 +92,12 @@ static void compare_owner(struct comparison *c, const json_t *lease)
     if (!container || container->found)
         return;
     fm_lease_of(container, c->p->host, &has);
-    if (!fm_streq(has.network, network) || !fm_streq(has.ip, text(lease, "ip")))
+    if (!fm_streq(has.network, network) || !fm_streq(has.ip, fm_json_text(lease, "ip")))
         fm_compare_differ(c,
                           "%s in network '%s' is leased to container '%s', which has %s in "
                           "network '%s'",
-                          text(lease, "ip"), network, owner, *has.ip ? has.ip : "no address",
-                          has.network);
+                          fm_json_text(lease, "ip"), network, owner,
+                          *has.ip ? has.ip : "no address", has.network);
 }
 
 static void compare_leases(struct comparison *c)
@@ -111,11 +106,11 @@ static void compare_leases(struct comparison *c)
     json_t *lease;
     json_array_foreach(c->leases, i, lease)
     {
-        const char *owner = text(lease, "owner"), *network = text(lease, "network");
+        const char *owner = fm_json_text(lease, "owner"), *network = fm_json_text(lease, "network");
         if (!fm_compare_find(c->networks, "name", network))
             fm_compare_differ(c, "the lease of %s to '%s' is in network '%s', which there is not",
-                              text(lease, "ip"), owner, network);
-        if (fm_compare_is_container(lease) && fm_streq(text(lease, "host"), c->p->host) &&
+                              fm_json_text(lease, "ip"), owner, network);
+        if (fm_compare_is_container(lease) && fm_streq(fm_json_text(lease, "host"), c->p->host) &&
             !json_object_get(c->moving, owner))
             compare_owner(c, lease);
     }
@@ -130,16 +125,18 @@ static void take(struct comparison *c, json_t *owners, json_t *lease, const char
     json_t *first = json_object_get(owners, what);
     if (!first)
         json_object_set(owners, what, lease);
-    else if (!fm_streq(text(first, "owner"), text(lease, "owner")))
+    else if (!fm_streq(fm_json_text(first, "owner"), fm_json_text(lease, "owner")))
         fm_compare_differ(
             c, "%s is leased to '%s' on %s and to '%s' on %s: run one of them with another", what,
-            text(first, "owner"), text(first, "host"), text(lease, "owner"), text(lease, "host"));
+            fm_json_text(first, "owner"), fm_json_text(first, "host"), fm_json_text(lease, "owner"),
+            fm_json_text(lease, "host"));
 }
 
 static void take_in_network(struct comparison *c, json_t *owners, json_t *lease, const char *kind,
                             const char *value)
 {
-    fm_autofree char *what = fm_strf("%s %s in network '%s'", kind, value, text(lease, "network"));
+    fm_autofree char *what =
+        fm_strf("%s %s in network '%s'", kind, value, fm_json_text(lease, "network"));
     if (*value)
         take(c, owners, lease, what);
 }

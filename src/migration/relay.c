@@ -2,25 +2,21 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/networks_internal.h"
 
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
-
 static int set(struct fm_components *p, const json_t *relay, bool on, struct fm_error *err)
 {
-    return p->network.ops->relay(p->network.ctx, text(relay, "network"), text(relay, "mac"), on,
-                                 err);
+    return p->network.ops->relay(p->network.ctx, fm_json_text(relay, "network"),
+                                 fm_json_text(relay, "mac"), on, err);
 }
 
 static json_t *lease_of(struct fm_components *p, const json_t *relay, struct fm_error *err)
 {
-    fm_autofree char *key = fm_strf("%s/%s", text(relay, "network"), text(relay, "ip"));
+    fm_autofree char *key =
+        fm_strf("%s/%s", fm_json_text(relay, "network"), fm_json_text(relay, "ip"));
     return fm_replica_get(p, FM_KIND_LEASE, key, err);
 }
 
@@ -34,9 +30,9 @@ static const char *is_over(struct fm_components *p, const json_t *relay, const j
         return "its time is up";
     if (!lease)
         return unread->code == FM_E_NOT_FOUND ? "its address is free" : NULL;
-    if (!fm_streq(text(lease, "mac"), text(relay, "mac")))
+    if (!fm_streq(fm_json_text(lease, "mac"), fm_json_text(relay, "mac")))
         return "its address is another's";
-    return fm_streq(text(lease, "host"), p->host) ? "it has come back" : NULL;
+    return fm_streq(fm_json_text(lease, "host"), p->host) ? "it has come back" : NULL;
 }
 
 /* --- begin --- */
@@ -48,7 +44,7 @@ static json_t *all_others(struct fm_components *p, const char *destination)
     size_t i;
     json_array_foreach(hosts, i, doc)
     {
-        if (!fm_streq(text(doc, "name"), destination))
+        if (!fm_streq(fm_json_text(doc, "name"), destination))
             json_array_append(names, json_object_get(doc, "name"));
     }
     return names;
@@ -105,7 +101,7 @@ void fm_relays_resume(struct fm_components *p)
         /* One that is over ends in the next pass: its container may be back. */
         if (!is_over(p, relay, lease, &err) && set(p, relay, true, &err) < 0)
             fm_warn(FM_NETWORK_MANAGER, "What is sent to %s is passed on no more: %s.",
-                    text(relay, "container"), err.text);
+                    fm_json_text(relay, "container"), err.text);
     }
 }
 
@@ -165,10 +161,11 @@ static void end(struct fm_components *p, const char *id, const json_t *relay, co
     if (rc == 0 || err.code == FM_E_NOT_FOUND) /* it went with its network */
         rc = fm_journal_undone(p->journal, id, FM_STEP_RELAY, &err);
     if (rc < 0)
-        fm_warn(FM_NETWORK_MANAGER, "The relay of %s: %s.", text(relay, "container"), err.text);
+        fm_warn(FM_NETWORK_MANAGER, "The relay of %s: %s.", fm_json_text(relay, "container"),
+                err.text);
     else
         fm_info(FM_NETWORK_MANAGER, "What is sent here to %s is passed on no more: %s.",
-                text(relay, "container"), why);
+                fm_json_text(relay, "container"), why);
 }
 
 static void look(struct fm_components *p, const char *id, json_t *relay)
@@ -197,5 +194,5 @@ void fm_relays_pass(struct fm_components *p)
     size_t i;
     json_t *entry;
     json_array_foreach(relays, i, entry)
-        look(p, text(entry, "id"), json_object_get(entry, "detail"));
+        look(p, fm_json_text(entry, "id"), json_object_get(entry, "detail"));
 }

@@ -5,17 +5,12 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 
 /* A clock that is further ahead would win for ever. */
 #define CLOCK_AHEAD_US (24ull * 3600 * 1000000)
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 static json_int_t stamp_of(const json_t *doc)
 {
@@ -26,7 +21,8 @@ static bool is_newer(const json_t *doc, const json_t *before)
 {
     json_int_t a = stamp_of(doc), b = stamp_of(before);
     return !before || a > b ||
-           (a == b && strcmp(text(doc, "updated_by"), text(before, "updated_by")) > 0);
+           (a == b &&
+            strcmp(fm_json_text(doc, "updated_by"), fm_json_text(before, "updated_by")) > 0);
 }
 
 static bool is_removed(const json_t *doc)
@@ -38,9 +34,9 @@ char *fm_replica_key(const char *kind, const json_t *doc)
 {
     if (fm_streq(kind, FM_KIND_NETWORK))
         return fm_xstrdup(json_string_value(json_object_get(doc, "name")));
-    if (!*text(doc, "network") || !*text(doc, "ip"))
+    if (!*fm_json_text(doc, "network") || !*fm_json_text(doc, "ip"))
         return NULL;
-    return fm_strf("%s/%s", text(doc, "network"), text(doc, "ip"));
+    return fm_strf("%s/%s", fm_json_text(doc, "network"), fm_json_text(doc, "ip"));
 }
 
 /* --- reading --- */
@@ -152,11 +148,11 @@ int fm_replica_remove(struct fm_components *p, const char *kind, const char *key
 static int check_stamp(const json_t *doc, struct fm_error *err)
 {
     json_int_t stamp = stamp_of(doc);
-    int rc = fm_check_name("host", text(doc, "updated_by"), err);
+    int rc = fm_check_name("host", fm_json_text(doc, "updated_by"), err);
     if (rc == 0 && (stamp <= 0 || (uint64_t)stamp > fm_realtime_us() + CLOCK_AHEAD_US))
         rc = fm_error_set(err, FM_E_INVALID,
                           "the clock of host '%s' is far ahead: set the clocks of the hosts",
-                          text(doc, "updated_by"));
+                          fm_json_text(doc, "updated_by"));
     return rc;
 }
 
@@ -204,8 +200,9 @@ static bool has_containers(struct fm_components *p, const char *network)
     json_auto_t *leases = fm_leases_list(p, network, NULL);
     size_t i;
     json_t *lease;
-    json_array_foreach(leases, i, lease) if (fm_streq(text(lease, "host"), p->host) &&
-                                             !strchr(text(lease, "owner"), ':')) return true;
+    json_array_foreach(leases, i,
+                       lease) if (fm_streq(fm_json_text(lease, "host"), p->host) &&
+                                  !strchr(fm_json_text(lease, "owner"), ':')) return true;
     return false;
 }
 
@@ -215,7 +212,7 @@ static bool is_needed(struct fm_components *p, const char *kind, const json_t *b
                       const json_t *doc)
 {
     return fm_streq(kind, FM_KIND_NETWORK) && is_removed(doc) && before && !is_removed(before) &&
-           has_containers(p, text(doc, "name"));
+           has_containers(p, fm_json_text(doc, "name"));
 }
 
 static int take(struct fm_components *p, const char *kind, const char *key, const json_t *doc,
@@ -229,7 +226,7 @@ static int take(struct fm_components *p, const char *kind, const char *key, cons
     if (is_needed(p, kind, before, doc)) {
         fm_warn(FM_NETWORK_MANAGER,
                 "Network %s was removed on host %s and has containers here: it stays.", key,
-                text(doc, "updated_by"));
+                fm_json_text(doc, "updated_by"));
         json_auto_t *again = json_copy(before);
         return write_over(p, kind, key, doc, again, err);
     }

@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "wire/frame.h"
@@ -18,12 +19,6 @@
 #define PAUSE_MAX_MS 10000
 
 static const char *const kinds[] = {FM_KIND_NETWORK, FM_KIND_LEASE}; /* leases need their network */
-
-static const char *text(const json_t *doc, const char *key)
-{
-    const char *value = json_string_value(json_object_get(doc, key));
-    return value ? value : "";
-}
 
 /* --- members --- */
 
@@ -99,7 +94,7 @@ json_t *fm_replica_hosts(struct fm_components *p)
     json_auto_t *all = p->store.ops->list(p->store.ctx, "host", NULL);
     json_t *others = json_array(), *doc;
     size_t i;
-    json_array_foreach(all, i, doc) if (!fm_streq(text(doc, "name"), p->host))
+    json_array_foreach(all, i, doc) if (!fm_streq(fm_json_text(doc, "name"), p->host))
         json_array_append(others, doc);
     return others;
 }
@@ -242,7 +237,7 @@ static json_t *digest(struct fm_components *p, struct fm_error *err)
             fm_autofree char *key = fm_replica_key(kinds[k], doc);
             json_array_append_new(lines, json_pack("[s, s?, O?, s]", kinds[k], key,
                                                    json_object_get(doc, "updated_us"),
-                                                   text(doc, "updated_by")));
+                                                   fm_json_text(doc, "updated_by")));
         }
     }
     fm_autofree char *all = json_dumps(lines, JSON_COMPACT);
@@ -270,7 +265,7 @@ static void learn_page(struct fm_components *p, const char *host, const json_t *
     {
         struct fm_error err = {0};
         const json_t *doc = json_object_get(entry, "document");
-        if (fm_replica_learn(p, text(entry, "kind"), doc, NULL, &err) < 0)
+        if (fm_replica_learn(p, fm_json_text(entry, "kind"), doc, NULL, &err) < 0)
             fm_warn(FM_NETWORK_MANAGER, "A document of host %s is not taken over: %s.", host,
                     err.text);
     }
@@ -377,8 +372,8 @@ static json_t *answer_learn(struct fm_components *p, const json_t *body, struct 
     json_array_foreach(docs, i, entry)
     {
         struct fm_error problem = {0}, e = {0};
-        if (fm_replica_learn(p, text(entry, "kind"), json_object_get(entry, "document"), &problem,
-                             &e) < 0)
+        if (fm_replica_learn(p, fm_json_text(entry, "kind"), json_object_get(entry, "document"),
+                             &problem, &e) < 0)
             problem = e;
         if (problem.code)
             json_array_append_new(problems, json_string(problem.text));
@@ -390,8 +385,8 @@ static json_t *answer_learn(struct fm_components *p, const json_t *body, struct 
 static json_t *answer_documents(struct fm_components *p, const json_t *body, struct fm_error *err)
 {
     json_auto_t *page = json_array();
-    const char *after = text(body, "after");
-    size_t k = fm_streq(text(body, "kind"), kinds[1]) ? 1 : 0, i;
+    const char *after = fm_json_text(body, "after");
+    size_t k = fm_streq(fm_json_text(body, "kind"), kinds[1]) ? 1 : 0, i;
     for (; k < FM_COUNT(kinds); k++, after = "") {
         json_auto_t *docs = p->store.ops->list(p->store.ctx, kinds[k], err);
         json_t *doc;

@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/readdress.h"
@@ -113,19 +114,6 @@ static int judge(struct fm_migration *m, unsigned asked, const struct fm_error *
     return -FM_E_FAILED;
 }
 
-/* It has just not answered, and sends elsewhere. */
-static bool is_untold(const struct fm_migration *m, const char *host)
-{
-    size_t i;
-    json_t *name;
-    json_array_foreach(m->untold, i, name)
-    {
-        if (fm_streq(json_string_value(name), host))
-            return true;
-    }
-    return false;
-}
-
 int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
 {
     const struct fm_store *store = &m->parts->store;
@@ -142,8 +130,8 @@ int fm_witness_ask(struct fm_migration *m, struct fm_error *err)
         struct fm_host host;
         if (asked == WITNESSES_MAX || fm_now_ms() >= until ||
             fm_host_from_json(doc, &host, NULL) < 0 || fm_streq(host.name, m->parts->host) ||
-            fm_streq(host.name, m->destination.name) || is_untold(m, host.name))
-            continue;
+            fm_streq(host.name, m->destination.name) || fm_json_has(m->untold, host.name))
+            continue; /* the untold have just not answered, and send elsewhere */
         int found = ask_host(m, &host, &denied);
         if (found > 0)
             return 0;
