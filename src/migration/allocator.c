@@ -268,6 +268,19 @@ static uint64_t minus(uint64_t a, uint64_t b)
     return a > b ? a - b : 0;
 }
 
+/* " beside 1.0 GiB promised to 2 incoming containers", "" when there are none; the caller frees it.
+ */
+static char *beside(uint64_t promised_bytes, size_t count, const char *whose)
+{
+    char size[32];
+
+    if (count == 0)
+        return fm_xstrdup("");
+    return fm_strf(" beside %s promised to %zu %sincoming container%s",
+                   fm_format_size(promised_bytes, size, sizeof(size)), count, whose,
+                   count == 1 ? "" : "s");
+}
+
 /* One kind of resource of one request. */
 struct demand {
     const char *what;  /* "memory" */
@@ -282,20 +295,16 @@ static int check_fits(const struct fm_reservations *r, const struct fm_reserve_r
                       const struct demand *demand, struct fm_error *err)
 {
     uint64_t usable = minus(minus(demand->measured, demand->kept), demand->promised);
-    fm_autofree char *others = NULL;
-    char usable_text[32], total_text[32], need_text[32], promised_text[32];
+    fm_autofree char *others = beside(demand->promised, demand->promised_count, "");
+    char usable_text[32], total_text[32], need_text[32];
 
     if (fm_with_margin(demand->need) <= usable)
         return 0;
-    if (demand->promised_count > 0)
-        others = fm_strf(" beside %s promised to %zu incoming container%s",
-                         fm_format_size(demand->promised, promised_text, sizeof(promised_text)),
-                         demand->promised_count, demand->promised_count == 1 ? "" : "s");
     return fm_error_set(
         err, FM_E_REFUSED,
         "%s has %s free %s%s, '%s' needs %s (%s + %d %%); free %s there or choose another host",
-        r->host, fm_format_size(usable, usable_text, sizeof(usable_text)), demand->what,
-        others ? others : "", request->container,
+        r->host, fm_format_size(usable, usable_text, sizeof(usable_text)), demand->what, others,
+        request->container,
         fm_format_size(fm_with_margin(demand->need), total_text, sizeof(total_text)),
         fm_format_size(demand->need, need_text, sizeof(need_text)), FM_RESERVE_MARGIN_PERCENT,
         demand->what);
@@ -341,14 +350,10 @@ int fm_reserve(struct fm_reservations *r, const struct fm_reserve_request *reque
 static int cannot_grow(const struct fm_reservations *r, const struct fm_reserve_request *request,
                        const struct reservation *own, uint64_t usable, struct fm_error *err)
 {
-    struct fm_reserved others = promised(r, request->id);
-    fm_autofree char *beside = NULL;
-    char need[32], has[32], more[32], kept[32], taken[32];
+    struct fm_reserved taken = promised(r, request->id);
+    fm_autofree char *others = beside(taken.memory, taken.count, "other ");
+    char need[32], has[32], more[32], kept[32];
 
-    if (others.count > 0)
-        beside = fm_strf(" beside %s promised to %zu other incoming container%s",
-                         fm_format_size(others.memory, taken, sizeof(taken)), others.count,
-                         others.count == 1 ? "" : "s");
     return fm_error_set(
         err, FM_E_NO_SPACE,
         "'%s' has grown to %s of memory on its way, and %s has no room for that: %s is promised "
@@ -356,7 +361,7 @@ static int cannot_grow(const struct fm_reservations *r, const struct fm_reserve_
         "another host",
         request->container, fm_format_size(request->memory, need, sizeof(need)), r->host,
         fm_format_size(own->memory, has, sizeof(has)), fm_format_size(usable, more, sizeof(more)),
-        beside ? beside : "", fm_format_size(r->memory_reserve, kept, sizeof(kept)));
+        others, fm_format_size(r->memory_reserve, kept, sizeof(kept)));
 }
 
 /* With the lock held. */

@@ -11,11 +11,6 @@
 
 /* --- record and lease --- */
 
-static const char *or_nothing(const char *value)
-{
-    return *value ? value : "nothing";
-}
-
 /* A port that `some` publish and `others` do not. */
 static void compare_ports(const struct fm_strv *some, const struct fm_strv *others,
                           const char *which, const char *other, json_t *lines)
@@ -43,11 +38,11 @@ json_t *fm_lease_differences(const json_t *doc, const struct fm_lease *record)
     }
     if (*record->mac && strcasecmp(record->mac, lease.mac) != 0)
         json_array_append_new(lines, json_sprintf("%s has hardware address %s, %s %s", name,
-                                                  record->mac, key, or_nothing(lease.mac)));
+                                                  record->mac, key, fm_or_nothing(lease.mac)));
     if (!fm_streq(record->ip6, lease.ip6))
-        json_array_append_new(lines,
-                              json_sprintf("%s has second address %s, %s %s", name,
-                                           or_nothing(record->ip6), key, or_nothing(lease.ip6)));
+        json_array_append_new(lines, json_sprintf("%s has second address %s, %s %s", name,
+                                                  fm_or_nothing(record->ip6), key,
+                                                  fm_or_nothing(lease.ip6)));
     compare_ports(&record->publish, &lease.publish, name, key, lines);
     compare_ports(&lease.publish, &record->publish, key, name, lines);
     return lines;

@@ -11,6 +11,7 @@
 #include "migration/leases.h"
 #include "migration/readdress.h"
 #include "migration/relay.h"
+#include "migration/replica.h"
 #include "wire/frame.h"
 
 #define ANNOUNCE_TIMEOUT_MS 1000 /* of each host; somebody waits to be verified */
@@ -84,11 +85,10 @@ static void tell_all(struct telling *list, size_t count)
             pthread_join(list[i].thread, NULL);
 }
 
-/* Those of the registry but this one and the destination; the caller frees the list. */
+/* The others of the registry but the destination; the caller frees the list. */
 static struct telling *others_of(struct fm_migration *m, const json_t *body, size_t *count)
 {
-    const struct fm_store *store = &m->parts->store;
-    json_auto_t *hosts = store->ops->list(store->ctx, "host", NULL);
+    json_auto_t *hosts = fm_replica_hosts(m->parts);
     struct telling *list = fm_xcalloc(json_array_size(hosts) + 1, sizeof(*list));
     size_t i;
     json_t *doc;
@@ -98,7 +98,7 @@ static struct telling *others_of(struct fm_migration *m, const json_t *body, siz
         struct telling *t = &list[*count];
         *t = (struct telling){.parts = m->parts, .body = body};
         if (fm_host_from_json(doc, &t->host, NULL) == 0 &&
-            !fm_streq(t->host.name, m->parts->host) && !fm_streq(t->host.name, m->destination.name))
+            !fm_streq(t->host.name, m->destination.name))
             (*count)++;
     }
     return list;

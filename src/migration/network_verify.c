@@ -123,11 +123,6 @@ static bool is_same_second(const char *a, const char *b)
     return *a && *b ? is_same_address(a, b) : *a == *b;
 }
 
-static const char *or_nothing(const char *address)
-{
-    return *address ? address : "nothing";
-}
-
 static void compare_port(struct comparison *c, const char *network, const json_t *lease,
                          const json_t *ports)
 {
@@ -141,8 +136,8 @@ static void compare_port(struct comparison *c, const char *network, const json_t
     else if (json_object_get(port, "ip6") &&
              !is_same_second(fm_json_text(port, "ip6"), fm_json_text(lease, "ip6")))
         fm_compare_differ(c, "the port of container '%s' has %s beside %s, its lease %s", owner,
-                          or_nothing(fm_json_text(port, "ip6")), fm_json_text(port, "ip"),
-                          or_nothing(fm_json_text(lease, "ip6")));
+                          fm_or_nothing(fm_json_text(port, "ip6")), fm_json_text(port, "ip"),
+                          fm_or_nothing(fm_json_text(lease, "ip6")));
     else if (*fm_json_text(port, "mac") &&
              !fm_streq(fm_json_text(port, "mac"), fm_json_text(lease, "mac")))
         fm_compare_differ(c, "the port of container '%s' has %s, its lease %s", owner,

@@ -50,6 +50,11 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
 
 /* The lease of a container on a host. */
 void fm_lease_of(const struct fm_container *c, const char *host, struct fm_lease *lease);
+/* For people, who do not see an empty text. */
+static inline const char *fm_or_nothing(const char *value)
+{
+    return *value ? value : "nothing";
+}
 /* What a container's lease `doc` says other than its record, a line each (MAC, second address,
  * published ports): new reference, empty when nothing. */
 json_t *fm_lease_differences(const json_t *doc, const struct fm_lease *record);

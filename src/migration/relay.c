@@ -13,6 +13,12 @@ static int set(struct fm_components *p, const json_t *relay, bool on, struct fm_
                                  fm_json_text(relay, "mac"), on, err);
 }
 
+/* [{"id","detail"}] of the journal; new reference, NULL when this host has none. */
+static json_t *standing(struct fm_components *p)
+{
+    return p->network.ops->relay ? fm_journal_standing(p->journal, FM_STEP_RELAY) : NULL;
+}
+
 static json_t *lease_of(struct fm_components *p, const json_t *relay, struct fm_error *err)
 {
     fm_autofree char *key =
@@ -89,8 +95,7 @@ void fm_relay_begin(struct fm_migration *m)
 
 void fm_relays_resume(struct fm_components *p)
 {
-    json_auto_t *relays =
-        p->network.ops->relay ? fm_journal_standing(p->journal, FM_STEP_RELAY) : NULL;
+    json_auto_t *relays = standing(p);
     size_t i;
     json_t *entry;
     json_array_foreach(relays, i, entry)
@@ -113,7 +118,7 @@ int fm_relays_repair(struct fm_components *p, struct fm_error *err)
         return 0;
     fm_relays_resume(p);
     fm_relays_pass(p);
-    json_auto_t *relays = fm_journal_standing(p->journal, FM_STEP_RELAY);
+    json_auto_t *relays = standing(p);
     int rc = p->network.ops->relay(p->network.ctx, NULL, NULL, true, &e);
     return rc < 0 && json_array_size(relays) ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
@@ -189,8 +194,7 @@ static void look(struct fm_components *p, const char *id, json_t *relay)
 
 void fm_relays_pass(struct fm_components *p)
 {
-    json_auto_t *relays =
-        p->network.ops->relay ? fm_journal_standing(p->journal, FM_STEP_RELAY) : NULL;
+    json_auto_t *relays = standing(p);
     size_t i;
     json_t *entry;
     json_array_foreach(relays, i, entry)

@@ -6,7 +6,6 @@
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,8 +16,6 @@
 #include "network/macvlan.h"
 #include "network/outbox.h"
 #include "network/redirector.h"
-
-#define FRAME_MAX (sizeof(struct virtio_net_hdr) + ETH_HLEN + 65536)
 
 struct fm_capture {
     struct fm_fabric *fabric;
@@ -60,37 +57,20 @@ static int filter_inbox(int inbox, const uint8_t mac[6], struct fm_error *err)
     return 0;
 }
 
-static bool send_to(const struct fm_capture *capture, int interface, const uint8_t *data,
-                    size_t len)
-{
-    const uint8_t *frame = data + sizeof(struct virtio_net_hdr);
-    struct sockaddr_ll to = {
-        .sll_family = AF_PACKET,
-        .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
-        .sll_ifindex = interface,
-        .sll_halen = 6,
-    };
-    ssize_t sent;
-    do
-        sent = sendto(capture->inbox, data, len, 0, (const struct sockaddr *)&to, sizeof(to));
-    while (sent < 0 && errno == EINTR);
-    return sent >= 0;
-}
-
 /* Gives the frames to an interface (0: to nobody), in order. `from` replaces the sender's MAC: on
  * the wire, a switch would take ours for the sender's place. */
 static void drain(struct fm_capture *capture, int interface, const uint8_t *from,
                   struct fm_hold_counters *counters, uint64_t *delivered)
 {
-    fm_autofree uint8_t *data = fm_xmalloc(FRAME_MAX);
-    uint8_t *frame = data + sizeof(struct virtio_net_hdr);
+    fm_autofree uint8_t *data = fm_xmalloc(FM_OUTBOX_FRAME_MAX);
+    uint8_t *frame = data + FM_OUTBOX_HEADER;
     for (;;) {
-        ssize_t got = recv(capture->inbox, data, FRAME_MAX, 0);
+        ssize_t got = recv(capture->inbox, data, FM_OUTBOX_FRAME_MAX, 0);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got < (ssize_t)(sizeof(struct virtio_net_hdr) + ETH_HLEN))
+        if (got < (ssize_t)(FM_OUTBOX_HEADER + ETH_HLEN))
             break;
-        size_t len = (size_t)got - sizeof(struct virtio_net_hdr);
+        size_t len = (size_t)got - FM_OUTBOX_HEADER;
         if (fm_hold_classify(frame, len, &capture->port) == FM_HOLD_NOT_OURS)
             continue;
         counters->held++;
@@ -98,7 +78,7 @@ static void drain(struct fm_capture *capture, int interface, const uint8_t *from
         memcpy(frame, capture->port.mac, 6); /* a broadcast question too: the others heard it */
         if (from)
             memcpy(frame + 6, from, 6);
-        if (interface && send_to(capture, interface, data, (size_t)got))
+        if (interface && fm_outbox_put(capture->inbox, interface, data, (size_t)got))
             ++*delivered;
         else
             counters->dropped++;

@@ -342,8 +342,7 @@ static int prepare(const struct fm_firewall *firewall, struct fm_error *err)
         if (!ipv4 && !ipv6)
             fm_warn(FM_NETWORK_MANAGER,
                     "Port %u:%u/%s of '%s' is not published here: this host has no address of its "
-                    "own in "
-                    "network '%s'.",
+                    "own in network '%s'.",
                     p->host_port, p->port, p->protocol, p->container, p->network);
         used |= ipv4;
         used6 |= ipv6;

@@ -10,8 +10,6 @@
 #include "network/address.h"
 #include "network/haproxy.h"
 
-#define LOOK_PAUSE_MS 40
-
 /* What `read` found, and what the steps make of it; this is what the journal keeps. */
 struct plan {
     char address[FM_IP_TEXT], new_address[FM_IP_TEXT]; /* the same unless it changes */
@@ -210,7 +208,7 @@ static int wait_for_sessions(struct step *s, struct fm_error *err)
         int rc = fm_haproxy_sessions(&s->haproxy, s->server, &s->now, &sessions, err);
         if (rc < 0 || sessions == 0 || fm_now_ms() >= end)
             return rc;
-        poll(NULL, 0, LOOK_PAUSE_MS);
+        poll(NULL, 0, FM_CANCEL_LOOK_MS);
         rc = fm_cancel_check(&s->haproxy.cancel, err);
         if (rc == 0)
             rc = look(s, err);
@@ -239,12 +237,12 @@ static int do_finish(struct step *s, struct fm_error *err)
 {
     int rc = do_switch(s, err);
     while (rc == 0 && s->plan.up && !s->now.up) {
-        if (fm_now_ms() + LOOK_PAUSE_MS >= s->haproxy.deadline)
+        if (fm_now_ms() + FM_CANCEL_LOOK_MS >= s->haproxy.deadline)
             return fm_error_set(err, FM_E_TIMEOUT,
                                 "HAProxy does not find server %s/%s up within %" PRIu64
                                 " ms after the move",
                                 s->lb->backend, s->server, s->lb->timeout_ms);
-        poll(NULL, 0, LOOK_PAUSE_MS);
+        poll(NULL, 0, FM_CANCEL_LOOK_MS);
         rc = look(s, err);
     }
     return rc;

@@ -76,16 +76,20 @@ static bool is_for_many(const uint8_t *buffer)
     return buffer[FM_OUTBOX_HEADER] & 1;
 }
 
-bool fm_outbox_put(int outbox, int bridge, const uint8_t *buffer, size_t len)
+bool fm_outbox_put(int outbox, int interface, const uint8_t *buffer, size_t len)
 {
     const uint8_t *frame = buffer + FM_OUTBOX_HEADER;
     struct sockaddr_ll to = {
         .sll_family = AF_PACKET,
         .sll_protocol = htons((uint16_t)(frame[12] << 8 | frame[13])),
-        .sll_ifindex = bridge,
+        .sll_ifindex = interface,
         .sll_halen = 6,
     };
-    return sendto(outbox, buffer, len, 0, (struct sockaddr *)&to, sizeof(to)) >= 0;
+    ssize_t sent;
+    do
+        sent = sendto(outbox, buffer, len, 0, (struct sockaddr *)&to, sizeof(to));
+    while (sent < 0 && errno == EINTR);
+    return sent >= 0;
 }
 
 void fm_outbox_send(int outbox, int bridge, const uint8_t mac[6])

@@ -31,8 +31,8 @@ void fm_outbox_stop(int outbox);
 #define FM_OUTBOX_FRAME_MAX (FM_OUTBOX_HEADER + ETH_HLEN + 65536)
 /* The next one from this MAC: its length, or negative when there is none. */
 ssize_t fm_outbox_next(int outbox, const uint8_t mac[6], uint8_t buffer[FM_OUTBOX_FRAME_MAX]);
-/* Sends one through the bridge. */
-bool fm_outbox_put(int outbox, int bridge, const uint8_t *buffer, size_t len);
+/* Sends one through an interface: the bridge, as a rule. */
+bool fm_outbox_put(int outbox, int interface, const uint8_t *buffer, size_t len);
 /* Sends all that were collected from this MAC, in order. */
 void fm_outbox_send(int outbox, int bridge, const uint8_t mac[6]);
 /* The same, and closes it; what is for everybody on the bridge, perhaps hundreds, follows in a
