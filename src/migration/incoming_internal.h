@@ -45,6 +45,7 @@ int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);
 bool fm_incoming_memory_is_cut_off(struct fm_incoming *in);
 void fm_incoming_memory_reopen(struct fm_incoming *in);
 int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err);
+void fm_incoming_memory_restored(struct fm_incoming *in);
 /* Waits until all of it is in place. */
 int fm_incoming_memory_complete(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_memory_discard(struct fm_incoming *in, struct fm_error *err);

@@ -113,6 +113,12 @@ int fm_incoming_memory_settle(struct fm_incoming *in, struct fm_error *err)
     return in->lazy ? ops_of(in)->sink_settle(in->sink, index, err) : 0;
 }
 
+void fm_incoming_memory_restored(struct fm_incoming *in)
+{
+    if (in->lazy)
+        ops_of(in)->sink_restored(in->sink);
+}
+
 /* All pages are in place: nothing of the store is needed any more. */
 static void finish(struct fm_incoming *in)
 {

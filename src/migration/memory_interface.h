@@ -94,6 +94,8 @@ struct fm_memory_ops {
     /* All pages that come before the container runs are in the store, and for the others there is
      * room. */
     int (*sink_settle)(struct fm_memory_sink *s, const char *index, struct fm_error *err);
+    /* The tasks are restored and wait for their resume: their memory may be filled. */
+    void (*sink_restored)(struct fm_memory_sink *s);
     /* Waits for a change at most so long. FM_E_FAILED: the pager cannot go on. FM_E_CLOSED: the
      * source is gone and pages are missing. */
     int (*sink_wait)(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pager_status *status,

@@ -356,6 +356,14 @@ static int sink_settle(struct fm_memory_sink *s, const char *path, struct fm_err
     return rc;
 }
 
+static void sink_restored(struct fm_memory_sink *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (s->pager)
+        fm_pager_restored(s->pager);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int sink_wait(struct fm_memory_sink *s, uint64_t timeout_ms, struct fm_pager_status *status,
                      struct fm_error *err)
 {
@@ -397,6 +405,7 @@ void fm_memory_sink_fill(struct fm_memory_ops *ops)
     ops->sink_stream = sink_stream;
     ops->sink_pager = sink_pager;
     ops->sink_settle = sink_settle;
+    ops->sink_restored = sink_restored;
     ops->sink_wait = sink_wait;
     ops->sink_served = sink_served;
     ops->sink_stop = sink_stop;

@@ -16,7 +16,11 @@
 #include "base/text.h"
 #include "state/page_codec.h"
 #include "state/page_map.h"
+#include "state/page_recent.h"
 #include "state/page_window.h"
+
+/* What the pager fills first takes a millisecond or two. */
+#define RECENT_BYTES (2u << 20)
 
 /* The pages of one process. */
 struct store_file {
@@ -25,6 +29,7 @@ struct store_file {
     pthread_mutex_t lock; /* of what follows */
     struct fm_page_map occupied;
     struct fm_page_windows windows;
+    struct fm_page_recent recent;
     struct fm_ranges present; /* once settled */
     bool settled;
     uint64_t expected; /* bytes that were missing then and need a place */
@@ -309,6 +314,13 @@ static int write_file(struct fm_page_store *s, struct store_file *f, uint64_t ad
     return 0;
 }
 
+static void note_recent(struct store_file *f, uint64_t start, uint64_t end)
+{
+    pthread_mutex_lock(&f->lock);
+    fm_page_recent_note(&f->recent, start, end);
+    pthread_mutex_unlock(&f->lock);
+}
+
 int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t address,
                         const void *pages, size_t len, struct fm_error *err)
 {
@@ -321,6 +333,7 @@ int fm_page_store_write(struct fm_page_store *s, pid_t inner_pid, uint64_t addre
     f = file_of(s, inner_pid, err);
     if (!f)
         return fm_error_result(err);
+    note_recent(f, address, address + len);
     there = mapped_page(f, address, len);
     if (there) {
         memcpy(there, pages, len);
@@ -457,6 +470,16 @@ static int remove_ranges(struct fm_page_store *s, pid_t pid, const char *kind, s
     return 0;
 }
 
+static int write_recent(struct fm_page_store *s, struct store_file *f, struct fm_error *err)
+{
+    fm_cleanup(fm_ranges_clear) struct fm_ranges recent = {0};
+
+    pthread_mutex_lock(&f->lock);
+    fm_page_recent_ranges(&f->recent, RECENT_BYTES, &recent);
+    pthread_mutex_unlock(&f->lock);
+    return write_ranges(s, f->pid, "recent", &recent, err);
+}
+
 int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct fm_ranges *present,
                          const struct fm_ranges *missing, struct fm_error *err)
 {
@@ -474,7 +497,8 @@ int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct 
     /* Missing first: who sees `present` must know what it cannot have yet. */
     ret = missing ? write_ranges(s, inner_pid, "missing", missing, err)
                   : remove_ranges(s, inner_pid, "missing", err);
-    if (ret < 0 || (ret = write_ranges(s, inner_pid, "present", present, err)) < 0)
+    if (ret < 0 || (ret = write_recent(s, f, err)) < 0 ||
+        (ret = write_ranges(s, inner_pid, "present", present, err)) < 0)
         return ret;
     pthread_mutex_lock(&f->lock);
     fm_ranges_clear(&f->present);

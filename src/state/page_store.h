@@ -4,8 +4,9 @@
  * addresses, and, once the source stands still, <inner pid>.present (which pages have content) and
  * <inner pid>.missing (which of those are still on the source: post-copy), both as pairs of
  * little-endian u64 [start, end). A hole within `present` is a page of zeroes; what lies outside of
- * `present` is one whatever the file says (it was unmapped or discarded since). It survives its
- * daemon, so that a container can be restored again from it. */
+ * `present` is one whatever the file says (it was unmapped or discarded since). <inner pid>.recent
+ * lists in the same way what came last: a hint where to begin. It survives its daemon, so that a
+ * container can be restored again from it. */
 #ifndef FM_STATE_PAGE_STORE_H
 #define FM_STATE_PAGE_STORE_H
 

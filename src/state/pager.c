@@ -209,11 +209,10 @@ static bool note_early_arrivals(struct fm_pager *p)
 }
 
 /* A full socket has others in it already. */
-static void poke(struct fm_pager *p)
+static void poke(struct fm_pager *p, enum fm_pager_kind kind)
 {
     if (p->control >= 0)
-        fm_pager_send(p->control, &(struct fm_pager_message){.kind = FM_PAGER_ARRIVED}, NULL, 0,
-                      MSG_DONTWAIT);
+        fm_pager_send(p->control, &(struct fm_pager_message){.kind = kind}, NULL, 0, MSG_DONTWAIT);
 }
 
 void fm_pager_arrived(struct fm_pager *p, pid_t inner_pid, uint64_t start, uint64_t end)
@@ -223,7 +222,14 @@ void fm_pager_arrived(struct fm_pager *p, pid_t inner_pid, uint64_t start, uint6
     pthread_mutex_lock(&p->lock);
     if (!note_arrival(p, &a))
         append(&p->arrivals, &p->arrival_count, &p->arrival_capacity, a);
-    poke(p);
+    poke(p, FM_PAGER_ARRIVED);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void fm_pager_restored(struct fm_pager *p)
+{
+    pthread_mutex_lock(&p->lock);
+    poke(p, FM_PAGER_RESTORED);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -275,7 +281,7 @@ static void handle(struct fm_pager *p, const struct fm_pager_message *m, int *fd
         fm_cleanup_close(&fds[i]);
     pthread_mutex_lock(&p->lock);
     if (note_early_arrivals(p))
-        poke(p);
+        poke(p, FM_PAGER_ARRIVED);
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -41,6 +41,9 @@ struct fm_pager *fm_pager_find(const struct fm_pager_spec *spec, struct fm_error
  * here until the pager is done: it also keeps the duplicates, and lets go of them. */
 int fm_pager_wait(struct fm_pager *p, uint64_t timeout_ms, struct fm_pager_status *status,
                   struct fm_error *err);
+/* CRIU has laid out the memory of all tasks, which wait for their resume: what came last may be
+ * filled in the meantime. A hint. Thread-safe. */
+void fm_pager_restored(struct fm_pager *p);
 /* Post-copy: pages now in the store that were missing. Thread-safe; also before CRIU has connected.
  */
 void fm_pager_arrived(struct fm_pager *p, pid_t inner_pid, uint64_t start, uint64_t end);

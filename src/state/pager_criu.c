@@ -122,7 +122,7 @@ static void take_number(struct fm_pager_worker *w)
     int32_t number = w->state->lazy_number;
 
     if (number == ALL_RESTORED) {
-        w->state->resumed = 1;
+        fm_pager_resume(w);
         fm_pager_link_status(w, true);
     } else if (number > 0) {
         w->state->lazy_pid = number;
@@ -175,6 +175,7 @@ void fm_pager_criu_accept(struct fm_pager_worker *w)
     if (w->state->lazy >= 0)
         hang_up(w);
     fm_pager_tasks_drop_all(w);
+    w->restored = false;
     w->state->lazy = fd;
     fm_pager_watch(w, fd, FM_PAGER_ON_LAZY, 0);
     fm_pager_link_lazy(w);

@@ -10,6 +10,8 @@
 #include "base/fault.h"
 #include "base/text.h"
 
+#define FIRST_MOMENT_US 30000u
+
 /* ---- The two ways of filling ---- */
 
 enum outcome {
@@ -149,10 +151,13 @@ void fm_pager_faults_forget(struct fm_pager_worker *w, const struct fm_pager_tas
     w->fault_count = kept;
 }
 
-static void served(struct fm_pager_worker *w, uint64_t since_us)
+static void served(struct fm_pager_worker *w, struct fm_pager_task *t, uint64_t address,
+                   uint64_t since_us)
 {
     uint64_t now = fm_now_us();
 
+    t->in_order = address > t->wanted && address - t->wanted <= FM_PAGER_PIECE_BUSY;
+    t->wanted = address;
     w->state->faults++;
     if (now - since_us > w->state->fault_us_max)
         w->state->fault_us_max = now - since_us;
@@ -197,7 +202,7 @@ void fm_pager_fault_serve(struct fm_pager_worker *w, struct fm_pager_task *t, ui
             fm_pager_bits_clear(t->slot, number, 1);
         /* What is near is needed soon. */
         t->address = address & ~(uint64_t)(FM_PAGER_PIECE_BUSY - 1);
-        served(w, since_us);
+        served(w, t, address, since_us);
         return;
     case AGAIN:
     case NO_MEMORY:
@@ -306,11 +311,42 @@ static const struct fm_pager_area *find_work(struct fm_pager_task *t, uint64_t m
     return NULL;
 }
 
-static enum outcome push_task(struct fm_pager_worker *w, struct fm_pager_task *t)
+/* The next of the recent pages that can be filled; NULL: that was all of them. Somebody is about to
+ * change the address space, or to wait for a page: few at a time. */
+static const struct fm_pager_area *find_recent(struct fm_pager_task *t, uint64_t *number,
+                                               uint64_t *len)
+{
+    const uint64_t max = FM_PAGER_PIECE_BUSY;
+
+    for (; t->recent_next < t->recent.count; t->recent_next++) {
+        const struct fm_pager_area *area;
+        uint64_t start, end;
+
+        fm_pager_ranges_at(&t->recent, t->recent_next, &start, &end);
+        area = fm_pager_area_find(t->slot, start);
+        if (!area || !find_run(t, area, start, end - start < max ? end - start : max, number, len))
+            continue;
+        if (area->start + (*number - area->first) * fm_pager_page() < end)
+            return area;
+    }
+    return NULL;
+}
+
+static const struct fm_pager_area *find_next(struct fm_pager_worker *w, struct fm_pager_task *t,
+                                             uint64_t *number, uint64_t *len)
 {
     uint64_t max = w->now_us - w->last_fault_us < 2000 ? FM_PAGER_PIECE_BUSY : FM_PAGER_PIECE;
+    const struct fm_pager_area *area = find_recent(t, number, len);
+
+    if (area || !w->state->resumed)
+        return area;
+    return find_work(t, max, number, len);
+}
+
+static enum outcome push_task(struct fm_pager_worker *w, struct fm_pager_task *t)
+{
     uint64_t number, len, offset;
-    const struct fm_pager_area *area = find_work(t, max, &number, &len);
+    const struct fm_pager_area *area = find_next(w, t, &number, &len);
     enum outcome outcome;
 
     if (!area) {
@@ -331,16 +367,34 @@ static enum outcome push_task(struct fm_pager_worker *w, struct fm_pager_task *t
     return outcome;
 }
 
+void fm_pager_resume(struct fm_pager_worker *w)
+{
+    w->state->resumed = 1;
+    w->resumed_us = fm_now_us();
+    for (size_t i = 0; i < w->task_count; i++)
+        w->tasks[i]->idle = false;
+}
+
+/* Many have waited for the container: until they have their answers it gets what it asks for, and
+ * what follows that when it asks in order. */
+static bool must_wait(const struct fm_pager_worker *w, const struct fm_pager_task *t)
+{
+    return w->now_us - w->resumed_us < FIRST_MOMENT_US && !t->in_order &&
+           t->recent_next == t->recent.count;
+}
+
 bool fm_pager_push(struct fm_pager_worker *w)
 {
     bool work = false;
 
+    if (!w->state->resumed && !w->restored)
+        return false;
     if (w->state->resumed && fm_fault("pager.push"))
         fm_pager_lose(w, "it was told to fail");
-    for (size_t tries = w->task_count; tries > 0 && w->state->resumed; tries--) {
+    for (size_t tries = w->task_count; tries > 0; tries--) {
         struct fm_pager_task *t = w->tasks[w->next++ % w->task_count];
 
-        if (t->idle || t->gone || t->slot->ended)
+        if (t->idle || t->gone || t->slot->ended || must_wait(w, t))
             continue;
         switch (push_task(w, t)) {
         case PUT:

@@ -208,6 +208,9 @@ static void on_message(struct fm_pager_worker *w, const struct fm_pager_message 
             w->tasks[i]->idle = false;
         fm_pager_faults_retry(w, true);
         return;
+    case FM_PAGER_RESTORED:
+        w->restored = true;
+        return;
     case FM_PAGER_END:
         w->ended = true;
         return;

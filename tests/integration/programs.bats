@@ -152,7 +152,7 @@ database_ready()
     echo $! >"$FM_WORK/pgbench.pid"
     until_true grep -q progress "$FM_WORK/pgbench.err"
     three_hops postgres_serves
-    client_signal pgbench INT
+    client_signal pgbench TERM # a shell starts what runs behind it with SIGINT ignored
     wait_gone "$(cat "$FM_WORK/pgbench.pid")"
     rm "$FM_WORK/pgbench.pid"
     show "$(tail -n 1 "$FM_WORK/pgbench.err")"

@@ -293,6 +293,35 @@ static void test_settle(void **state)
     fm_page_store_close(s);
 }
 
+/* What came last is listed, what came before only as far as it is not too much. */
+static void test_recent(void **state)
+{
+    struct fm_page_store *s = open_store(PLENTY);
+    struct fm_ranges present = {0}, recent = {0};
+
+    (void)state;
+    fm_ranges_append(&present, BASE, BASE + pages(4000));
+    assert_int_equal(put(s, 5, BASE, 3000, 'a'), 0);
+    assert_int_equal(put(s, 5, BASE + pages(3500), 2, 'b'), 0);
+    for (uint64_t i = 0; i < 2000; i++) /* the same again */
+        assert_int_equal(put(s, 5, BASE + pages(3600 + i % 3), 1, 'c'), 0);
+    assert_int_equal(put(s, 5, BASE + pages(3601), 3, 'd'), 0);
+    assert_int_equal(fm_page_store_settle(s, 5, &present, NULL, NULL), 0);
+    fm_ranges_append(&recent, BASE + pages(3600), BASE + pages(3602));
+    recent.items[0].end = BASE + pages(3604);
+    check_file("5.recent", &recent);
+    for (uint64_t i = 0; i < 10; i++)
+        assert_int_equal(put(s, 5, BASE + pages(2 * i), 1, 'e'), 0);
+    assert_int_equal(put(s, 5, BASE + pages(1000), 2000, 'f'), 0);
+    assert_int_equal(fm_page_store_settle(s, 5, &present, NULL, NULL), 0);
+    fm_ranges_clear(&recent);
+    fm_ranges_append(&recent, BASE + pages(1000), BASE + pages(1512)); /* 2 MiB */
+    check_file("5.recent", &recent);
+    fm_ranges_clear(&present);
+    fm_ranges_clear(&recent);
+    fm_page_store_close(s);
+}
+
 /* Two threads write every other block of the same process. */
 struct writer {
     pthread_t thread;
@@ -341,6 +370,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_room_for_what_is_missing, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_rejects, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_settle, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_recent, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_two_writers, make_dir, remove_dir),
     };
 

@@ -1,6 +1,7 @@
 /* The pager as a restore meets it: content, order, beginning and end. */
 #include "pager_world.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -138,6 +139,90 @@ static void test_fault_before_resume(void **state)
     world_number(&w, 0x52535446);
     world_wait_done(&w);
     world_remove(&w);
+}
+
+/* ---- What came last ---- */
+
+static bool is_in_place(const struct world_task *t, uint64_t number)
+{
+    char path[64];
+    uint64_t entry = 0;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)t->pid);
+    f = fopen(path, "re");
+    assert_non_null(f);
+    assert_return_code(
+        fseek(f, (long)((WORLD_BASE / fm_pager_page() + number) * sizeof(entry)), SEEK_SET), errno);
+    assert_int_equal(fread(&entry, sizeof(entry), 1, f), 1);
+    fclose(f);
+    return entry >> 63;
+}
+
+static void list_recent(const struct world *w, uint64_t first, uint64_t end)
+{
+    uint64_t range[] = {htole64(WORLD_BASE + first * fm_pager_page()),
+                        htole64(WORLD_BASE + end * fm_pager_page())};
+    char path[128];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/1.recent", w->store);
+    f = fopen(path, "we");
+    assert_non_null(f);
+    assert_int_equal(fwrite(range, sizeof(range), 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* Is filled while the tasks wait for their resume; the rest is not. */
+static void test_recent(void **state)
+{
+    struct world w;
+    uint64_t deadline = world_now_us() + 5000000, last = 3010;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 16384, 0);
+    list_recent(&w, 3000, last);
+    while (world_kind(last - 1) != PAGE_DATA)
+        last--;
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 16384, check_all, 0);
+    assert_false(is_in_place(&w.tasks[0], last - 1));
+    fm_pager_restored(w.pager);
+    while (!is_in_place(&w.tasks[0], last - 1)) {
+        assert_true(world_now_us() < deadline);
+        usleep(1000);
+    }
+    usleep(20000);
+    for (uint64_t i = 0; i < 16384; i++)
+        assert_true(is_in_place(&w.tasks[0], i) ==
+                    (i >= 3000 && i < 3010 && world_kind(i) == PAGE_DATA));
+    world_resume(&w);
+    world_results(&w);
+    world_wait_done(&w);
+    world_remove(&w);
+}
+
+/* A hint: a list that is damaged, or of pages that are not there, does no harm. */
+static void test_recent_nonsense(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        struct world w;
+
+        world_make(&w);
+        world_store(&w, 1, 500, 0);
+        list_recent(&w, kind == 0 ? 100 : 490, kind == 0 ? 90 : 100000 * (uint64_t)kind);
+        world_start(&w);
+        world_connect(&w);
+        world_task(&w, 1, 500, check_all, 0);
+        fm_pager_restored(w.pager);
+        world_resume(&w);
+        world_results(&w);
+        world_wait_done(&w);
+        world_remove(&w);
+    }
 }
 
 /* ---- What goes wrong before the container runs ---- */
@@ -375,6 +460,8 @@ int main(void)
         cmocka_unit_test(test_background),
         cmocka_unit_test(test_faults_of_several),
         cmocka_unit_test(test_fault_before_resume),
+        cmocka_unit_test(test_recent),
+        cmocka_unit_test(test_recent_nonsense),
         cmocka_unit_test(test_end_before_resume),
         cmocka_unit_test(test_daemon_gone_before_resume),
         cmocka_unit_test(test_second_restore),

@@ -301,6 +301,11 @@ static int sink_settle(struct fm_memory_sink *s, const char *index, struct fm_er
     return world_leave(&p, 0, err);
 }
 
+static void sink_restored(struct fm_memory_sink *s)
+{
+    (void)s;
+}
+
 /* The daemon on the other side that serves is still the one that began to. */
 static bool is_served(const struct fm_memory_sink *s, const struct store *store)
 {
@@ -369,6 +374,7 @@ const struct fm_memory_ops fake_memory_ops = {
     .sink_open = sink_open,
     .sink_pager = sink_pager,
     .sink_settle = sink_settle,
+    .sink_restored = sink_restored,
     .sink_wait = sink_wait,
     .sink_served = sink_served,
     .sink_stop = sink_stop,
