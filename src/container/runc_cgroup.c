@@ -60,15 +60,21 @@ static char *note_path(const char *root, const char *id)
     return fm_strf("%s/.%s.fleximigrate-cgroup", root, id);
 }
 
+int fm_runc_cgroup_usual(const char *cgroup_parent, const char *id, struct fm_cgroup *cg,
+                         struct fm_error *err)
+{
+    fm_autofree char *usual = fm_strf("%s/%s", cgroup_parent, id);
+    int ret = fm_check_name("container", id, err);
+
+    return ret < 0 ? ret : fm_cgroup_find(usual, cg, err);
+}
+
 int fm_runc_cgroup_find(const char *root, const char *cgroup_parent, const char *id,
                         struct fm_cgroup *cg, struct fm_error *err)
 {
-    fm_autofree char *usual = fm_strf("%s/%s", cgroup_parent, id);
     fm_autofree char *note = note_path(root, id);
-    int ret = fm_check_name("container", id, err);
+    int ret = fm_runc_cgroup_usual(cgroup_parent, id, cg, err);
 
-    if (ret == 0)
-        ret = fm_cgroup_find(usual, cg, err);
     if (ret < 0)
         return ret;
     json_auto_t *paths = known_cgroup(root, id);

@@ -230,12 +230,23 @@ static int runc_remember(void *ctx, const char *id, struct fm_error *err)
     return fm_runc_record_keep(r->root, id, err);
 }
 
+/* It is asked while a container stands still. When there are some at the usual place, nothing is to
+ * be looked for elsewhere. */
 static int runc_processes(void *ctx, const char *id, pid_t **pids, size_t *count,
                           struct fm_error *err)
 {
+    const struct runc *r = ctx;
+    fm_cleanup(fm_cgroup_clear) struct fm_cgroup usual = {0};
     fm_cleanup(fm_cgroup_clear) struct fm_cgroup cg = {0};
-    int ret = cgroup_of(ctx, id, &cg, err);
+    int ret = fm_runc_cgroup_usual(r->cgroup_parent, id, &usual, err);
 
+    *pids = NULL;
+    *count = 0;
+    if (ret == 0 && usual.dirs.count > 0)
+        ret = fm_cgroup_processes(&usual, pids, count, err);
+    if (ret < 0 || *count > 0)
+        return ret;
+    ret = cgroup_of(ctx, id, &cg, err);
     return ret < 0 ? ret : fm_cgroup_processes(&cg, pids, count, err);
 }
 

@@ -167,12 +167,10 @@ static int on_freezing(void *arg, struct fm_error *err)
     return rc < 0 ? rc : fm_orchestrator_settle(arg, err);
 }
 
-/* All tasks are seized. From here on packets wait, and the images start to travel while CRIU writes
- * them. */
+/* All tasks are seized. From here on packets wait. */
 static int on_frozen(void *arg, struct fm_error *err)
 {
     struct fm_migration *m = arg;
-    struct fm_components *p = m->parts;
     m->frozen_us = fm_now_us();
     m->frozen = true;
     fm_timeline_start(&m->freeze);
@@ -184,8 +182,37 @@ static int on_frozen(void *arg, struct fm_error *err)
     if (rc < 0)
         return fm_error_prefix(err, "cannot find the last pages");
     fm_timeline_mark(&m->freeze, "last pages found");
+    return 0;
+}
+
+static int send_last_files(struct fm_migration *m, struct fm_error *err)
+{
+    int rc = fm_handover_send_files(m, m->upper_since_us, true, err);
+    if (rc == 0)
+        fm_log_pipe_settle(m->init_pid);
+    return rc < 0 ? rc : fm_handover_send_log(m, err);
+}
+
+/* While CRIU writes the images, all else goes that cannot change any more; then the images as far
+ * as they are there. */
+static int on_dumping(void *arg, struct fm_error *err)
+{
+    struct fm_migration *m = arg;
     fm_autofree char *images = fm_strf("%s/images", m->dir);
-    return p->links.ops->images_begin(m->link, images, err);
+    int rc = send_last_files(m, err);
+    fm_timeline_mark(&m->freeze, "files and log sent");
+    if (rc == 0)
+        rc = fm_precopy_finish(m, err);
+    fm_timeline_mark(&m->freeze, "last pages sent");
+    return rc < 0 ? rc : m->parts->links.ops->images_begin(m->link, images, err);
+}
+
+/* CRIU gives files a name again that are open, were unlinked and have other names (image format:
+ * remap_file_path.proto). */
+static bool has_made_links(const struct fm_migration *m)
+{
+    fm_autofree char *image = fm_strf("%s/images/remap-fpath.img", m->dir);
+    return fm_file_exists(image);
 }
 
 /* The images are complete and the original stands: makes sure that it stays so, whoever dies. */
@@ -237,15 +264,11 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     if (!manifest)
         return fm_error_result(err);
     fm_timeline_mark(&m->freeze, "images sent");
-    int rc = fm_handover_send_files(m, m->upper_since_us, true, err);
-    if (rc == 0)
-        fm_log_pipe_settle(m->init_pid);
-    if (rc == 0)
-        rc = fm_handover_send_log(m, err);
-    fm_timeline_mark(&m->freeze, "files and log sent");
-    if (rc == 0)
-        rc = fm_precopy_finish(m, err);
-    fm_timeline_mark(&m->freeze, "last pages sent");
+    int rc = 0;
+    if (has_made_links(m)) {
+        rc = fm_handover_send_files(m, m->upper_since_us, true, err);
+        fm_timeline_mark(&m->freeze, "links sent");
+    }
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)
@@ -273,6 +296,7 @@ int fm_handover_transfer(struct fm_migration *m, struct fm_error *err)
     struct fm_dump_request request = {.timeout_ms = m->options.execution_timeout_ms,
                                       .freezing = on_freezing,
                                       .frozen = on_frozen,
+                                      .dumping = on_dumping,
                                       .arg = m,
                                       .filter_dir =
                                           m->memory ? p->memory.ops->filter_dir(m->memory) : NULL,

@@ -129,19 +129,40 @@ static bool fault_at(const struct fm_session_event *event)
     return fm_fault(point);
 }
 
-/* What is done while CRIU waits at an event. A list ends with one without a call. */
+/* What is done while CRIU waits at an event, and what after it was answered; both may be NULL. A
+ * list ends with FM_SESSION_OTHER. */
 struct hook {
     enum fm_session_event_type at;
-    fm_state_hook call;
+    fm_state_hook call, after;
 };
 
-static int run_hook(const struct hook *hooks, enum fm_session_event_type at, void *arg,
-                    struct fm_error *err)
+static const struct hook *find_hook(const struct hook *hooks, enum fm_session_event_type at)
 {
-    for (; hooks && hooks->call; hooks++)
+    static const struct hook none = {0};
+    for (; hooks && hooks->at != FM_SESSION_OTHER; hooks++)
         if (hooks->at == at)
-            return hooks->call(arg, err);
-    return 0;
+            return hooks;
+    return &none;
+}
+
+/* What is closed for a hook is not the session. */
+static int call_hook(fm_state_hook hook, void *arg, struct fm_error *err)
+{
+    int rc = hook ? hook(arg, err) : 0;
+    return rc == -FM_E_CLOSED ? fm_error_recode(err, FM_E_UNREACHABLE) : rc;
+}
+
+static int pass_event(struct fm_session *session, const struct hook *hook, void *arg,
+                      struct fm_error *err)
+{
+    int rc = call_hook(hook->call, arg, err);
+    if (rc < 0) {
+        fm_session_answer(session, false, NULL, NULL);
+        return rc;
+    }
+    if (fm_session_answer(session, true, NULL, err) < 0)
+        return -FM_E_CLOSED;
+    return call_hook(hook->after, arg, err);
 }
 
 /* Next event that is not answered in passing; the ones in between just go on. */
@@ -163,12 +184,8 @@ static int await_event(struct fm_session *session, int ended_fd, uint64_t timeou
             return fm_error_set(err, FM_E_CLOSED, "CRIU failed: %s", event.message);
         if (event.type == wanted)
             return 0;
-        if ((rc = run_hook(hooks, event.type, arg, err)) < 0) {
-            fm_session_answer(session, false, NULL, NULL);
+        if ((rc = pass_event(session, find_hook(hooks, event.type), arg, err)) < 0)
             return rc;
-        }
-        if (fm_session_answer(session, true, NULL, err) < 0)
-            return -FM_E_CLOSED;
     }
 }
 
@@ -239,9 +256,9 @@ static int dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_request
                    struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
-    struct hook hooks[] = {{FM_SESSION_NETWORK_LOCK, request->frozen},
-                           {FM_SESSION_PRE_DUMP, request->freezing},
-                           {FM_SESSION_OTHER, NULL}};
+    const struct hook hooks[] = {{FM_SESSION_NETWORK_LOCK, request->frozen, request->dumping},
+                                 {FM_SESSION_PRE_DUMP, request->freezing, NULL},
+                                 {FM_SESSION_OTHER, NULL, NULL}};
     int rc = answer_dump(dump, request, err);
     if (rc == 0)
         rc = await_event(dump->session, dump->job.pidfd, request->timeout_ms, FM_SESSION_POST_DUMP,

@@ -31,8 +31,10 @@ typedef int (*fm_state_hook)(void *arg, struct fm_error *err);
 struct fm_dump_request {
     uint64_t timeout_ms;
     fm_state_hook freezing; /* called when CRIU is about to seize the tasks; NULL: nothing */
-    fm_state_hook frozen;   /* called when all tasks are seized (network-lock), before CRIU reads */
-    void *arg;              /* their memory maps: the filter's files are written here */
+    fm_state_hook frozen;   /* called when all tasks are seized (network-lock), before CRIU reads
+                               their memory maps: the filter's files are written here */
+    fm_state_hook dumping;  /* called after it, while CRIU writes the images; NULL: nothing */
+    void *arg;
     const char *filter_dir; /* <host pid>.hide, <host pid>.smaps; NULL: CRIU saves all memory */
     const struct fm_tmpfs_mounts *tmpfs; /* that CRIU leaves to us; may be NULL */
     bool skip_in_flight; /* lose connections that nobody has accepted rather than fail */

@@ -22,7 +22,7 @@ teardown()
 }
 
 # Points that are passed on the way back only, or by no migration of ours.
-elsewhere=(step.return step.relay step.throttle criu.held criu.request criu.result criu.other criu.pre-dump criu.query-ext-files)
+elsewhere=(step.return step.relay step.lease step.throttle criu.held criu.request criu.result criu.other criu.pre-dump criu.query-ext-files)
 
 @test "somebody dies at each fault point" {
     local point step

@@ -53,6 +53,8 @@ static int state_dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_r
     c->seized = true;
     world_check();
     rc = request->frozen(request->arg, err);
+    if (rc == 0)
+        rc = request->dumping(request->arg, err);
     if (rc == 0) {
         struct images *im = images_at(h, dump->dir, true);
         im->complete = true;
