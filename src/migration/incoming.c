@@ -295,6 +295,10 @@ static int stage_network(struct fm_incoming *in, struct fm_error *err)
         return 0;
     p->network.ops->peer(p->network.ctx, in->source.address, true, NULL);
     int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL, err);
+    /* The original's sockets may still be closing in its network namespace, where their addresses
+     * are taken then: a new one. */
+    if (rc == 0 && *in->return_of)
+        rc = p->network.ops->unstage(p->network.ctx, &in->endpoint, err);
     if (rc == 0)
         rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
     /* Until the switch this host, too, finds the container on the source. */
