@@ -269,6 +269,8 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
         rc = fm_handover_send_files(m, m->upper_since_us, true, err);
         fm_timeline_mark(&m->freeze, "links sent");
     }
+    if (rc == 0) /* CRIU touches pages before the container runs */
+        rc = fm_precopy_serve(m, err);
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)

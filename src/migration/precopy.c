@@ -321,6 +321,10 @@ int fm_precopy_finish(struct fm_migration *m, struct fm_error *err)
     m->stats.pages_ms = (double)(fm_now_us() - since) / 1000.0;
     if (rc == 0)
         rc = p->links.ops->send_file(m->link, m->id, "memory", index, 0, &size, err);
-    /* CRIU touches pages before the container runs: they are asked for from here on. */
-    return rc == 0 && m->leave_pages ? ops_of(m)->serve(m->memory, err) : rc;
+    return rc;
+}
+
+int fm_precopy_serve(struct fm_migration *m, struct fm_error *err)
+{
+    return m->memory && m->leave_pages ? ops_of(m)->serve(m->memory, err) : 0;
 }

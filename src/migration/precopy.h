@@ -15,8 +15,10 @@ int fm_precopy_rounds(struct fm_migration *m, struct fm_error *err);
 int fm_precopy_last_round(struct fm_migration *m, struct fm_error *err);
 /* All tasks are seized: the last pages begin to travel (or are left: hybrid, post-copy). */
 int fm_precopy_freeze(struct fm_migration *m, struct fm_error *err);
-/* The last pages and the memory index are there, or what was left begins to travel. */
+/* The last pages and the memory index are there. */
 int fm_precopy_finish(struct fm_migration *m, struct fm_error *err);
+/* What was left begins to travel; nothing when nothing was. */
+int fm_precopy_serve(struct fm_migration *m, struct fm_error *err);
 /* Gives the container its processor time back; also after a restart of the daemon. */
 int fm_precopy_unthrottle(struct fm_migration *m, struct fm_error *err);
 /* The container runs there: the original's system calls are not watched any more. */
