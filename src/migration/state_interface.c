@@ -54,6 +54,7 @@ static const struct fm_session_request request_defaults = {
     .log_level = 1,
     .skip_network_lock = true,
     .ignore_cgroups = true,
+    .link_remap = true,
     .ghost_limit = GHOST_LIMIT,
 };
 

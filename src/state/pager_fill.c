@@ -10,7 +10,7 @@
 #include "base/fault.h"
 #include "base/text.h"
 
-#define FIRST_MOMENT_US 30000u
+#define FIRST_MOMENT_US 100000u
 
 /* ---- The two ways of filling ---- */
 

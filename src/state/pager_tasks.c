@@ -10,7 +10,7 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
-#define GAP_PAGES 512u         /* shorter ones do not end an area: a bit is less than an area */
+#define GAP_PAGES 512u /* shorter ones do not end an area: a bit is less than an area */
 #define MESSAGES_AT_ONCE 64
 
 /* ---- Stores ---- */
