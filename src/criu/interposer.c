@@ -184,10 +184,6 @@ static void change_request(FmRpc__Options *opts, const json_t *set)
         free(opts->freeze_cgroup);
         opts->freeze_cgroup = NULL;
     }
-    if (json_is_true(json_object_get(set, "link_remap"))) {
-        opts->has_link_remap = true;
-        opts->link_remap = true;
-    }
     json_int_t ghost = json_integer_value(json_object_get(set, "ghost_limit"));
     if (ghost > 0) {
         opts->has_ghost_limit = true;

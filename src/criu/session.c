@@ -186,8 +186,6 @@ static json_t *encode_request(const struct fm_session_request *r)
         json_object_set_new(set, "skip_network_lock", json_true());
     if (r->ignore_cgroups)
         json_object_set_new(set, "ignore_cgroups", json_true());
-    if (r->link_remap)
-        json_object_set_new(set, "link_remap", json_true());
     if (r->ghost_limit)
         json_object_set_new(set, "ghost_limit", json_integer(r->ghost_limit));
     if (r->filter_dir)

@@ -61,7 +61,6 @@ struct fm_session_request {
     int log_level;    /* 1 errors … 4 debug */
     bool skip_network_lock;
     bool ignore_cgroups; /* do not dump or restore cgroups: the real CRIU sits in the container's */
-    bool link_remap;     /* dump: an open file that lost its name but has others gets one again */
     uint32_t ghost_limit; /* largest unlinked file that goes into the images, bytes */
     /* Dump: directory of the page filter (page_filter.c): before NETWORK_LOCK is answered it gets
      * <host pid>.hide and perhaps <host pid>.smaps. NULL: all memory goes into the images. */

@@ -222,6 +222,21 @@ static void check_unlinked(struct fm_survey *survey, const struct descriptor *d,
                        d->fd);
 }
 
+/* CRIU would have to give it that name again, in the container's own files and before their eyes.
+ */
+static void check_lost_name(struct fm_survey *survey, const struct descriptor *d,
+                            const struct stat *st)
+{
+    size_t len = strlen(d->target) - strlen(" (deleted)");
+
+    if (S_ISREG(st->st_mode) && st->st_nlink > 0 && fm_ends_with(d->target, " (deleted)"))
+        fm_survey_obstacle(survey, "lost-name", FM_STOPS,
+                           "let the program close it, and open it by a name that it has",
+                           "%s has a file open (descriptor %d) whose name %.*s was removed, and "
+                           "which has others",
+                           d->who, d->fd, (int)len, d->target);
+}
+
 static void check_file(struct fm_survey *survey, const struct descriptor *d)
 {
     fm_autofree char *path = fm_strf("/proc/%d/fd/%d", d->pid, d->fd);
@@ -236,6 +251,7 @@ static void check_file(struct fm_survey *survey, const struct descriptor *d)
     else
         check_mount(survey, d);
     check_unlinked(survey, d, &st);
+    check_lost_name(survey, d, &st);
 }
 
 /* "net:[4026531840]" */

@@ -207,14 +207,6 @@ static int on_dumping(void *arg, struct fm_error *err)
     return rc < 0 ? rc : m->parts->links.ops->images_begin(m->link, images, err);
 }
 
-/* CRIU gives files a name again that are open, were unlinked and have other names (image format:
- * remap_file_path.proto). */
-static bool has_made_links(const struct fm_migration *m)
-{
-    fm_autofree char *image = fm_strf("%s/images/remap-fpath.img", m->dir);
-    return fm_file_exists(image);
-}
-
 /* The images are complete and the original stands: makes sure that it stays so, whoever dies. */
 static int pin_original(struct fm_migration *m, struct fm_error *err)
 {
@@ -264,13 +256,8 @@ static int send_state(struct fm_migration *m, struct fm_error *err)
     if (!manifest)
         return fm_error_result(err);
     fm_timeline_mark(&m->freeze, "images sent");
-    int rc = 0;
-    if (has_made_links(m)) {
-        rc = fm_handover_send_files(m, m->upper_since_us, true, err);
-        fm_timeline_mark(&m->freeze, "links sent");
-    }
-    if (rc == 0) /* CRIU touches pages before the container runs */
-        rc = fm_precopy_serve(m, err);
+    /* CRIU touches pages before the container runs. */
+    int rc = fm_precopy_serve(m, err);
     m->stats.transfer_ms = ms_since(since);
     since = fm_now_us();
     if (rc == 0)

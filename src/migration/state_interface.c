@@ -54,7 +54,6 @@ static const struct fm_session_request request_defaults = {
     .log_level = 1,
     .skip_network_lock = true,
     .ignore_cgroups = true,
-    .link_remap = true,
     .ghost_limit = GHOST_LIMIT,
 };
 
@@ -130,46 +129,9 @@ static bool fault_at(const struct fm_session_event *event)
     return fm_fault(point);
 }
 
-/* What is done while CRIU waits at an event, and what after it was answered; both may be NULL. A
- * list ends with FM_SESSION_OTHER. */
-struct hook {
-    enum fm_session_event_type at;
-    fm_state_hook call, after;
-};
-
-static const struct hook *find_hook(const struct hook *hooks, enum fm_session_event_type at)
-{
-    static const struct hook none = {0};
-    for (; hooks && hooks->at != FM_SESSION_OTHER; hooks++)
-        if (hooks->at == at)
-            return hooks;
-    return &none;
-}
-
-/* What is closed for a hook is not the session. */
-static int call_hook(fm_state_hook hook, void *arg, struct fm_error *err)
-{
-    int rc = hook ? hook(arg, err) : 0;
-    return rc == -FM_E_CLOSED ? fm_error_recode(err, FM_E_UNREACHABLE) : rc;
-}
-
-static int pass_event(struct fm_session *session, const struct hook *hook, void *arg,
-                      struct fm_error *err)
-{
-    int rc = call_hook(hook->call, arg, err);
-    if (rc < 0) {
-        fm_session_answer(session, false, NULL, NULL);
-        return rc;
-    }
-    if (fm_session_answer(session, true, NULL, err) < 0)
-        return -FM_E_CLOSED;
-    return call_hook(hook->after, arg, err);
-}
-
 /* Next event that is not answered in passing; the ones in between just go on. */
 static int await_event(struct fm_session *session, int ended_fd, uint64_t timeout_ms,
-                       enum fm_session_event_type wanted, const struct hook *hooks, void *arg,
-                       struct fm_error *err)
+                       enum fm_session_event_type wanted, struct fm_error *err)
 {
     for (;;) {
         struct fm_session_event event;
@@ -185,8 +147,8 @@ static int await_event(struct fm_session *session, int ended_fd, uint64_t timeou
             return fm_error_set(err, FM_E_CLOSED, "CRIU failed: %s", event.message);
         if (event.type == wanted)
             return 0;
-        if ((rc = pass_event(session, find_hook(hooks, event.type), arg, err)) < 0)
-            return rc;
+        if (fm_session_answer(session, true, NULL, err) < 0)
+            return -FM_E_CLOSED;
     }
 }
 
@@ -253,21 +215,49 @@ static int answer_dump(struct fm_dump *dump, const struct fm_dump_request *reque
     return rc;
 }
 
+static int await_dump(struct fm_dump *dump, const struct fm_dump_request *request,
+                      enum fm_session_event_type wanted, struct fm_error *err)
+{
+    return await_event(dump->session, dump->job.pidfd, request->timeout_ms, wanted, err);
+}
+
+/* What is done while CRIU waits at an event; without it, it is told to end. What is closed for the
+ * hook is not the session. */
+static int run_hook(struct fm_dump *dump, fm_state_hook hook, void *arg, struct fm_error *err)
+{
+    int rc = hook ? hook(arg, err) : 0;
+    if (rc < 0) {
+        fm_session_answer(dump->session, false, NULL, NULL);
+        return rc == -FM_E_CLOSED ? fm_error_recode(err, FM_E_UNREACHABLE) : rc;
+    }
+    return fm_session_answer(dump->session, true, NULL, err) < 0 ? -FM_E_CLOSED : 0;
+}
+
+/* CRIU cannot be stopped while it dumps without harm to the tasks: when something else fails
+ * meanwhile, that counts at the end. */
 static int dump_go(void *ctx, struct fm_dump *dump, const struct fm_dump_request *request,
                    struct fm_error *err)
 {
     const struct fm_runtime *runtime = ctx;
-    const struct hook hooks[] = {{FM_SESSION_NETWORK_LOCK, request->frozen, request->dumping},
-                                 {FM_SESSION_PRE_DUMP, request->freezing, NULL},
-                                 {FM_SESSION_OTHER, NULL, NULL}};
+    struct fm_error meanwhile = {0};
     int rc = answer_dump(dump, request, err);
     if (rc == 0)
-        rc = await_event(dump->session, dump->job.pidfd, request->timeout_ms, FM_SESSION_POST_DUMP,
-                         hooks, request->arg, err);
+        rc = await_dump(dump, request, FM_SESSION_PRE_DUMP, err);
+    if (rc == 0)
+        rc = run_hook(dump, request->freezing, request->arg, err);
+    if (rc == 0)
+        rc = await_dump(dump, request, FM_SESSION_NETWORK_LOCK, err);
+    if (rc == 0)
+        rc = run_hook(dump, request->frozen, request->arg, err);
+    int sent = rc == 0 && request->dumping ? request->dumping(request->arg, &meanwhile) : 0;
+    if (rc == 0)
+        rc = await_dump(dump, request, FM_SESSION_POST_DUMP, err);
     if (rc < 0)
         return explain(runtime, &dump->job, err);
     dump->waiting = true;
-    return 0;
+    if (sent < 0 && err)
+        *err = meanwhile;
+    return sent;
 }
 
 /* Waits for the runtime's end; a runtime that hangs is killed with its CRIU. */
@@ -417,7 +407,7 @@ static int restore_warm(void *ctx, struct fm_restore *restore,
     int rc = answer_restore(restore, request, true, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, START_TIMEOUT_MS, FM_SESSION_HELD,
-                         NULL, NULL, err);
+                         err);
     restore->warm = rc == 0;
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
@@ -434,7 +424,7 @@ static int restore_go(void *ctx, struct fm_restore *restore,
                            : answer_restore(restore, request, false, err);
     if (rc == 0)
         rc = await_event(restore->session, restore->job.pidfd, request->timeout_ms,
-                         FM_SESSION_POST_RESTORE, NULL, NULL, err);
+                         FM_SESSION_POST_RESTORE, err);
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
 
@@ -458,8 +448,7 @@ static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
 {
     int rc = fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
-        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, NULL, NULL,
-                         err);
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, err);
     if (rc == 0)
         fm_session_answer(restore->session, true, NULL, NULL);
     return rc == 0 || has_processes(runtime, restore->id) ? 0 : rc;
@@ -475,8 +464,7 @@ static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook r
                  ? fm_error_set(err, FM_E_CLOSED, "the runtime or the container's shim ended")
                  : fm_session_answer(restore->session, true, NULL, err);
     if (rc == 0)
-        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, NULL, NULL,
-                         err);
+        rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_PRE_RESUME, err);
     if (rc < 0)
         return explain(runtime, &restore->job, err);
     if (runtime->ops->remember && runtime->ops->remember(runtime->ctx, restore->id, &why) < 0)

@@ -12,14 +12,14 @@
 struct fm_migration_stats {
     uint64_t started_us, ended_us; /* realtime */
     /* The freeze, step by step (source's monotonic clock relative to `frozen`, in ms). */
-    double freeze_ms;   /* last instruction on the source → first on the destination (RUNNING
-                           received) */
-    double dump_ms;     /* frozen → CRIU's images complete */
-    double transfer_ms; /* images complete → all sent */
-    double restore_ms;  /* all sent → READY */
-    double decide_ms;   /* READY → decision durable */
-    double resume_ms;   /* decision → RUNNING */
-    double total_ms;    /* request → final state */
+    double freeze_ms; /* last instruction on the source → first on the destination (RUNNING
+                         received) */
+    double dump_ms;   /* frozen → CRIU's images complete; files and last pages travel meanwhile */
+    double transfer_ms;          /* images complete → all of them sent */
+    double restore_ms;           /* all sent → READY */
+    double decide_ms;            /* READY → decision durable */
+    double resume_ms;            /* decision → RUNNING */
+    double total_ms;             /* request → final state */
     double downtime_rollback_ms; /* of a rollback before the commit: frozen → running again on the
                                     source */
     /* Memory, by page streams. */
@@ -33,7 +33,7 @@ struct fm_migration_stats {
     double rounds_ms;       /* all rounds before the freeze */
     double scan_ms;         /* in the freeze: finding the last pages */
     uint64_t last_bytes;    /* pages that travelled in the freeze */
-    double pages_ms;        /* in the freeze: images complete → last pages in the store */
+    double pages_ms;        /* in the freeze: files sent → last pages in the store */
     double fill_ms;         /* RUNNING → all memory in place */
     uint64_t missing_bytes; /* that were left on the source at the commit */
     uint64_t faults, fault_us_max;

@@ -470,14 +470,15 @@ static int remove_ranges(struct fm_page_store *s, pid_t pid, const char *kind, s
     return 0;
 }
 
-static int write_recent(struct fm_page_store *s, struct store_file *f, struct fm_error *err)
+/* A hint: without it the pager begins somewhere else. */
+static void write_recent(struct fm_page_store *s, struct store_file *f)
 {
     fm_cleanup(fm_ranges_clear) struct fm_ranges recent = {0};
 
     pthread_mutex_lock(&f->lock);
     fm_page_recent_ranges(&f->recent, RECENT_BYTES, &recent);
     pthread_mutex_unlock(&f->lock);
-    return write_ranges(s, f->pid, "recent", &recent, err);
+    write_ranges(s, f->pid, "recent", &recent, NULL);
 }
 
 int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct fm_ranges *present,
@@ -497,8 +498,11 @@ int fm_page_store_settle(struct fm_page_store *s, pid_t inner_pid, const struct 
     /* Missing first: who sees `present` must know what it cannot have yet. */
     ret = missing ? write_ranges(s, inner_pid, "missing", missing, err)
                   : remove_ranges(s, inner_pid, "missing", err);
-    if (ret < 0 || (ret = write_recent(s, f, err)) < 0 ||
-        (ret = write_ranges(s, inner_pid, "present", present, err)) < 0)
+    if (ret < 0)
+        return ret;
+    write_recent(s, f);
+    ret = write_ranges(s, inner_pid, "present", present, err);
+    if (ret < 0)
         return ret;
     pthread_mutex_lock(&f->lock);
     fm_ranges_clear(&f->present);

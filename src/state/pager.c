@@ -208,7 +208,7 @@ static bool note_early_arrivals(struct fm_pager *p)
     return kept < count;
 }
 
-/* A full socket has others in it already. */
+/* When the socket is full, others are in it already that wake the pager; a hint may be lost. */
 static void poke(struct fm_pager *p, enum fm_pager_kind kind)
 {
     if (p->control >= 0)

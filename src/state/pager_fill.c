@@ -335,12 +335,12 @@ static const struct fm_pager_area *find_recent(struct fm_pager_task *t, uint64_t
 static const struct fm_pager_area *find_next(struct fm_pager_worker *w, struct fm_pager_task *t,
                                              uint64_t *number, uint64_t *len)
 {
-    uint64_t max = w->now_us - w->last_fault_us < 2000 ? FM_PAGER_PIECE_BUSY : FM_PAGER_PIECE;
+    bool busy = w->now_us < w->last_fault_us + 2000;
     const struct fm_pager_area *area = find_recent(t, number, len);
 
     if (area || !w->state->resumed)
         return area;
-    return find_work(t, max, number, len);
+    return find_work(t, busy ? FM_PAGER_PIECE_BUSY : FM_PAGER_PIECE, number, len);
 }
 
 static enum outcome push_task(struct fm_pager_worker *w, struct fm_pager_task *t)
@@ -370,17 +370,21 @@ static enum outcome push_task(struct fm_pager_worker *w, struct fm_pager_task *t
 void fm_pager_resume(struct fm_pager_worker *w)
 {
     w->state->resumed = 1;
-    w->resumed_us = fm_now_us();
+    w->resumed_us = w->now_us;
     for (size_t i = 0; i < w->task_count; i++)
         w->tasks[i]->idle = false;
+}
+
+bool fm_pager_is_first_moment(const struct fm_pager_worker *w)
+{
+    return w->now_us < w->resumed_us + FIRST_MOMENT_US;
 }
 
 /* Many have waited for the container: until they have their answers it gets what it asks for, and
  * what follows that when it asks in order. */
 static bool must_wait(const struct fm_pager_worker *w, const struct fm_pager_task *t)
 {
-    return w->now_us - w->resumed_us < FIRST_MOMENT_US && !t->in_order &&
-           t->recent_next == t->recent.count;
+    return fm_pager_is_first_moment(w) && !t->in_order && t->recent_next == t->recent.count;
 }
 
 bool fm_pager_push(struct fm_pager_worker *w)

@@ -197,7 +197,7 @@ static int timeout_for(struct fm_pager_worker *w, bool work)
     if (w->stale)
         return DEPOSIT_MS;
     if (w->state->resumed && w->task_count > 0)
-        return w->state->control >= 0 ? STATUS_MS : PROBE_MS;
+        return w->state->control >= 0 || fm_pager_is_first_moment(w) ? STATUS_MS : PROBE_MS;
     return -1;
 }
 

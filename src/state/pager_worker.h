@@ -119,6 +119,8 @@ void fm_pager_faults_retry(struct fm_pager_worker *w, bool arrived);
 void fm_pager_faults_forget(struct fm_pager_worker *w, const struct fm_pager_task *t);
 /* The tasks are about to run: from here on all of it is filled. */
 void fm_pager_resume(struct fm_pager_worker *w);
+/* Just after the resume: little is filled that nobody waits for. */
+bool fm_pager_is_first_moment(const struct fm_pager_worker *w);
 /* Fills one piece in the background. False when there is nothing to do for now. */
 bool fm_pager_push(struct fm_pager_worker *w);
 /* Notices those tasks that have ended while there was nothing to fill. */

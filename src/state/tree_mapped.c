@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 
 /* A line of /proc/PID/maps, see proc(5): addresses, permissions, offset, device, inode, path. */
 static const char *shared_writable_path(char *line)
@@ -19,6 +20,8 @@ static const char *shared_writable_path(char *line)
         return NULL;
     line[strcspn(line, "\n")] = '\0';
     char *path = line + path_at;
+    if (fm_ends_with(path, " (deleted)")) /* is in no tree */
+        return NULL;
     return path[0] == '/' && path[1] != '\0' ? path + 1 : NULL;
 }
 

@@ -222,6 +222,26 @@ static void a_large_removed_file_is_found(void **state)
     expect_trait(&trait, "unlinked-file", "error", "600.0 MiB");
 }
 
+static char keep_file_by_another_name(int inherited)
+{
+    int fd;
+
+    (void)inherited;
+    mount("tmpfs", "/mnt", "tmpfs", 0, NULL);
+    fd = open("/mnt/before", O_CREAT | O_RDWR, 0600);
+    return fd >= 0 && link("/mnt/before", "/mnt/after") == 0 && unlink("/mnt/before") == 0
+               ? READY
+               : MISSING;
+}
+
+static void a_lost_name_is_found(void **state)
+{
+    struct trait trait = {.set_up = keep_file_by_another_name, .inherited = -1};
+
+    (void)state;
+    expect_trait(&trait, "lost-name", "error", "/mnt/before");
+}
+
 static char open_device(int inherited)
 {
     (void)inherited;
@@ -339,6 +359,7 @@ int main(void)
         cmocka_unit_test(a_file_outside_is_found),
         cmocka_unit_test(stdio_to_a_file_of_the_host_is_found),
         cmocka_unit_test(a_large_removed_file_is_found),
+        cmocka_unit_test(a_lost_name_is_found),
         cmocka_unit_test(an_open_device_is_found),
         cmocka_unit_test(a_vsock_is_found),
         cmocka_unit_test(multipath_tcp_is_found),

@@ -204,6 +204,36 @@ static void test_recent(void **state)
     world_remove(&w);
 }
 
+/* Just after the resume the background gives the processors to those who had to wait. */
+static void test_first_moment(void **state)
+{
+    struct world w;
+    int told[2];
+    uint64_t since;
+    bool any = false;
+
+    (void)state;
+    world_make(&w);
+    world_store(&w, 1, 16384, 0);
+    assert_return_code(pipe(told), errno);
+    world_start(&w);
+    world_connect(&w);
+    world_task(&w, 1, 16384, check_when_told, (uintptr_t)told[0]);
+    since = world_now_us();
+    world_resume(&w);
+    usleep(20000);
+    for (uint64_t i = 0; i < 16384; i += 16)
+        any |= is_in_place(&w.tasks[0], i);
+    if (world_now_us() - since < 90000) /* else the moment was missed */
+        assert_false(any);
+    world_wait_done(&w);
+    assert_int_equal(write(told[1], "x", 1), 1);
+    world_results(&w);
+    close(told[0]);
+    close(told[1]);
+    world_remove(&w);
+}
+
 /* A hint: a list that is damaged, or of pages that are not there, does no harm. */
 static void test_recent_nonsense(void **state)
 {
@@ -462,6 +492,7 @@ int main(void)
         cmocka_unit_test(test_fault_before_resume),
         cmocka_unit_test(test_recent),
         cmocka_unit_test(test_recent_nonsense),
+        cmocka_unit_test(test_first_moment),
         cmocka_unit_test(test_end_before_resume),
         cmocka_unit_test(test_daemon_gone_before_resume),
         cmocka_unit_test(test_second_restore),

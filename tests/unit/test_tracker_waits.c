@@ -158,6 +158,7 @@ static void stays_in(child_main wait, void (*wake)(const struct child *c))
     await_state(c.pid, 'S');
     inject_often(c.pid);
     assert_int_equal(c.board->value[0], UNDECIDED);
+    await_state(c.pid, 'S'); /* a futex has no memory of who was woken before */
     wake(&c);
     for (uint64_t end = fm_now_ms() + DEADLINE_MS; !c.board->value[0] && fm_now_ms() < end;)
         pause_us(100);

@@ -88,61 +88,6 @@ const struct subject subject_unlinked = {.name = "unlinked",
                                          .verify = unlinked_verify,
                                          .corrupt = unlinked_corrupt};
 
-/* ---- an open file whose name is gone while it has another one ------------------------------- */
-
-static int renamed_fd;
-static uint64_t renamed_version;
-static char *renamed_path;
-
-static void renamed_start(void)
-{
-    char *first = sink_path("renamed-before");
-
-    renamed_path = sink_path("renamed");
-    renamed_fd = open_new(first, 0);
-    unlink(renamed_path);
-    if (link(first, renamed_path) || unlink(first))
-        wl_die("%s: %s", first, strerror(errno));
-    free(first);
-}
-
-static void renamed_tick(void)
-{
-    renamed_version++;
-    if (pwrite(renamed_fd, &renamed_version, sizeof(renamed_version), 0) !=
-        (ssize_t)sizeof(renamed_version))
-        sink_fail("renamed: write: %s", strerror(errno));
-}
-
-static void renamed_verify(void)
-{
-    struct stat open_file, named;
-    uint64_t version = 0;
-    int fd = open(renamed_path, O_RDONLY | O_CLOEXEC);
-
-    if (fstat(renamed_fd, &open_file) || stat(renamed_path, &named) ||
-        open_file.st_ino != named.st_ino || open_file.st_dev != named.st_dev)
-        sink_fail("renamed: not the file with that name");
-    if (open_file.st_nlink != 1)
-        sink_fail("renamed: %ju names", (uintmax_t)open_file.st_nlink);
-    if (pread(fd, &version, sizeof(version), 0) != (ssize_t)sizeof(version) ||
-        version != renamed_version)
-        sink_fail("renamed: content differs");
-    close(fd);
-}
-
-static void renamed_corrupt(void)
-{
-    if (unlink(renamed_path))
-        perror("renamed");
-}
-
-const struct subject subject_renamed = {.name = "renamed",
-                                        .start = renamed_start,
-                                        .tick = renamed_tick,
-                                        .verify = renamed_verify,
-                                        .corrupt = renamed_corrupt};
-
 /* ---- a file that grows: the writable layer must come along ---------------------------------- */
 
 static int append_fd;

@@ -25,10 +25,10 @@ struct sink_options sink_options = {
 
 /* Locks and memory come before the fork of the tree, and the tree before the threads. */
 static const struct subject *const subjects[] = {
-    &subject_clock,    &subject_self,    &subject_signals, &subject_unlinked,    &subject_renamed,
-    &subject_append,   &subject_locks,   &subject_memory,  &subject_pipeline,    &subject_checker,
-    &subject_zombie,   &subject_timerfd, &subject_itimer,  &subject_posix_timer, &subject_net,
-    &subject_outgoing, &subject_udp_out, &subject_threads, &subject_eventfd,
+    &subject_clock,   &subject_self,    &subject_signals,     &subject_unlinked, &subject_append,
+    &subject_locks,   &subject_memory,  &subject_pipeline,    &subject_checker,  &subject_zombie,
+    &subject_timerfd, &subject_itimer,  &subject_posix_timer, &subject_net,      &subject_outgoing,
+    &subject_udp_out, &subject_threads, &subject_eventfd,
 };
 #define SUBJECTS (sizeof(subjects) / sizeof(subjects[0]))
 

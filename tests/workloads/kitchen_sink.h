@@ -34,7 +34,7 @@ struct sink_options {
 extern struct sink_options sink_options;
 
 extern const struct subject subject_clock, subject_self, subject_signals;
-extern const struct subject subject_unlinked, subject_renamed, subject_append, subject_locks;
+extern const struct subject subject_unlinked, subject_append, subject_locks;
 extern const struct subject subject_memory, subject_threads, subject_eventfd;
 extern const struct subject subject_pipeline, subject_checker, subject_zombie;
 extern const struct subject subject_timerfd, subject_itimer, subject_posix_timer;
