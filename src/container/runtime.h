@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "container/cpu_limit.h"
@@ -101,6 +102,15 @@ struct fm_runtime {
     const struct fm_runtime_ops *ops;
     void *ctx;
 };
+
+/* Whether one can be found: of its own, without starting the runtime's program. */
+static inline bool fm_runtime_has_processes(const struct fm_runtime *runtime, const char *id)
+{
+    fm_autofree pid_t *pids = NULL;
+    size_t count = 0;
+
+    return runtime->ops->processes(runtime->ctx, id, &pids, &count, NULL) == 0 && count > 0;
+}
 
 /* Where the programs and directories are. Strings are copied. */
 struct fm_runtime_config {

@@ -288,6 +288,17 @@ static int reserve(struct fm_incoming *in, const json_t *body, struct fm_error *
     return p->reservations ? fm_reserve(p->reservations, &request, err) : 0;
 }
 
+int fm_incoming_provide_network(struct fm_incoming *in, bool anew, struct fm_error *err)
+{
+    struct fm_components *p = in->parts;
+    int rc = anew ? p->network.ops->unstage(p->network.ctx, &in->endpoint, err) : 0;
+    if (rc == 0)
+        rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
+    return rc < 0 ? rc
+                  : p->network.ops->set_remote(p->network.ctx, in->endpoint.network,
+                                               in->endpoint.mac, in->source.address, err);
+}
+
 static int stage_network(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
@@ -295,16 +306,8 @@ static int stage_network(struct fm_incoming *in, struct fm_error *err)
         return 0;
     p->network.ops->peer(p->network.ctx, in->source.address, true, NULL);
     int rc = fm_journal_step(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL, err);
-    /* The original's sockets may still be closing in its network namespace, where their addresses
-     * are taken then: a new one. */
-    if (rc == 0 && *in->return_of)
-        rc = p->network.ops->unstage(p->network.ctx, &in->endpoint, err);
     if (rc == 0)
-        rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
-    /* Until the switch this host, too, finds the container on the source. */
-    if (rc == 0)
-        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac,
-                                        in->source.address, err);
+        rc = fm_incoming_provide_network(in, *in->return_of != '\0', err);
     return rc < 0 ? fm_error_prefix(err, "cannot stage the network") : 0;
 }
 

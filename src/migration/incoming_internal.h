@@ -39,6 +39,10 @@ int fm_incoming_discard_again(struct fm_incoming *in, struct fm_error *err);
 /* Asks the source once for its decision and follows it, after the commit whether it has let go;
  * true when there is more to ask. */
 bool fm_incoming_ask(struct fm_incoming *in);
+/* Stages the endpoint; until the switch this host, too, finds the container on the source. `anew`:
+ * in a new network namespace, for in the old one the sockets of an original or of a first attempt
+ * may still be closing, and their addresses are taken then. */
+int fm_incoming_provide_network(struct fm_incoming *in, bool anew, struct fm_error *err);
 /* The memory, step by step; nothing for strategy cold. Its promise was made, and grows with it. */
 int fm_incoming_memory_stage(struct fm_incoming *in, struct fm_error *err);
 int fm_incoming_memory_pager(struct fm_incoming *in, struct fm_error *err);

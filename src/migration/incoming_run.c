@@ -110,8 +110,6 @@ static int release(struct fm_incoming *in, struct fm_error *err)
                : p->state.ops->restore_resume(p->state.ctx, in->restore, switch_network, in, err);
 }
 
-/* Sockets of the first attempt may still be closing in its network namespace, where the addresses
- * are taken then: a new one. */
 static int renew_network(struct fm_incoming *in, struct fm_error *err)
 {
     struct fm_components *p = in->parts;
@@ -120,12 +118,7 @@ static int renew_network(struct fm_incoming *in, struct fm_error *err)
         return 0;
     p->network.ops->neighbours(p->network.ctx, &in->endpoint, &known, NULL);
     json_auto_t *neighbours = known;
-    int rc = p->network.ops->unstage(p->network.ctx, &in->endpoint, err);
-    if (rc == 0)
-        rc = p->network.ops->stage(p->network.ctx, &in->endpoint, false, err);
-    if (rc == 0)
-        rc = p->network.ops->set_remote(p->network.ctx, in->endpoint.network, in->endpoint.mac,
-                                        in->source.address, err);
+    int rc = fm_incoming_provide_network(in, true, err);
     if (rc == 0 && neighbours)
         p->network.ops->set_neighbours(p->network.ctx, &in->endpoint, neighbours, NULL);
     return rc;
@@ -164,18 +157,6 @@ static int look(struct fm_incoming *in, bool *alive, struct fm_error *err)
         return 0;
     *err = e;
     return rc;
-}
-
-/* Without asking the runtime, which takes a processor from the container for 10 ms just when all
- * wait for its answers. */
-static bool has_processes(struct fm_incoming *in)
-{
-    struct fm_components *p = in->parts;
-    fm_autofree pid_t *pids = NULL;
-    size_t count = 0;
-    return p->runtime.ops->processes(p->runtime.ctx, in->container->name, &pids, &count, NULL) ==
-               0 &&
-           count > 0;
 }
 
 static int enter_registry(struct fm_incoming *in, struct fm_error *err)
@@ -438,7 +419,9 @@ int fm_incoming_verify(struct fm_incoming *in, json_t **report, struct fm_error 
         return rc;
     take_lease(in);
     settle_restore(in);
-    bool alive = has_processes(in);
+    /* The runtime would take a processor from the container for 10 ms just when all wait for its
+     * answers: it is asked only when there is nobody. */
+    bool alive = fm_runtime_has_processes(&in->parts->runtime, in->container->name);
     if (!alive && (rc = look(in, &alive, err)) < 0)
         return rc;
     if (!alive)

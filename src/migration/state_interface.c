@@ -428,13 +428,6 @@ static int restore_go(void *ctx, struct fm_restore *restore,
     return rc < 0 ? explain(runtime, &restore->job, err) : 0;
 }
 
-static bool has_processes(const struct fm_runtime *runtime, const char *id)
-{
-    fm_autofree pid_t *pids = NULL;
-    size_t count = 0;
-    return runtime->ops->processes(runtime->ctx, id, &pids, &count, NULL) == 0 && count > 0;
-}
-
 static bool has_ended(const struct fm_runtime_job *job)
 {
     struct pollfd status = {.fd = job->pidfd, .events = POLLIN};
@@ -451,7 +444,7 @@ static int let_run(const struct fm_runtime *runtime, struct fm_restore *restore,
         rc = await_event(restore->session, -1, START_TIMEOUT_MS, FM_SESSION_POST_RESUME, err);
     if (rc == 0)
         fm_session_answer(restore->session, true, NULL, NULL);
-    return rc == 0 || has_processes(runtime, restore->id) ? 0 : rc;
+    return rc == 0 || fm_runtime_has_processes(runtime, restore->id) ? 0 : rc;
 }
 
 static int restore_resume(void *ctx, struct fm_restore *restore, fm_state_hook resuming, void *arg,

@@ -115,6 +115,14 @@ static FILE *open_list(struct world *w, int32_t inner_pid, const char *suffix)
     return f;
 }
 
+void world_list(struct world *w, int32_t inner_pid, const char *kind, uint64_t first, uint64_t end)
+{
+    FILE *f = open_list(w, inner_pid, kind);
+
+    put_range(f, first, end);
+    assert_int_equal(fclose(f), 0);
+}
+
 static int open_pages(struct world *w, int32_t inner_pid)
 {
     fm_autofree char *path = fm_strf("%s/%d.pages", w->store, inner_pid);

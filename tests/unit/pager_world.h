@@ -63,6 +63,8 @@ int world_check_all(int32_t inner_pid, const unsigned char *memory, uint64_t pag
 /* Writes the store of a process. Of every `missing_every` pages with data one is left out and
  * listed as missing (0: none). */
 void world_store(struct world *w, int32_t inner_pid, uint64_t pages, uint64_t missing_every);
+/* A list of the store with one range of pages. */
+void world_list(struct world *w, int32_t inner_pid, const char *kind, uint64_t first, uint64_t end);
 /* The page as it arrives from the source, later. */
 void world_store_page(struct world *w, int32_t inner_pid, uint64_t number);
 

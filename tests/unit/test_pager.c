@@ -1,7 +1,6 @@
 /* The pager as a restore meets it: content, order, beginning and end. */
 #include "pager_world.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -34,6 +33,25 @@ static int check_when_told(int32_t inner_pid, unsigned char *memory, uint64_t pa
     return world_check_all(inner_pid, memory, pages);
 }
 
+/* A task that looks at nothing until it is told. */
+static void make_untold(struct world *w, int told[2])
+{
+    world_make(w);
+    world_store(w, 1, 16384, 0);
+    assert_return_code(pipe(told), errno);
+    world_start(w);
+    world_connect(w);
+    world_task(w, 1, 16384, check_when_told, (uintptr_t)told[0]);
+}
+
+static void tell(struct world *w, const int told[2])
+{
+    assert_int_equal(write(told[1], "x", 1), 1);
+    world_results(w);
+    close(told[0]);
+    close(told[1]);
+}
+
 static void test_background(void **state)
 {
     struct world w;
@@ -41,23 +59,15 @@ static void test_background(void **state)
     int told[2];
 
     (void)state;
-    world_make(&w);
-    world_store(&w, 1, 16384, 0);
-    assert_return_code(pipe(told), errno);
-    world_start(&w);
-    world_connect(&w);
-    world_task(&w, 1, 16384, check_when_told, (uintptr_t)told[0]);
+    make_untold(&w, told);
     world_resume(&w);
     status = world_wait_done(&w);
     assert_true(status.resumed);
     assert_int_equal(status.filled_bytes, status.total_bytes);
     assert_true(status.total_bytes > 40 << 20);
     assert_int_equal(status.missing_bytes, 0);
-    assert_int_equal(write(told[1], "x", 1), 1);
-    world_results(&w);
+    tell(&w, told);
     assert_int_equal(access(w.control, F_OK), -1);
-    close(told[0]);
-    close(told[1]);
     world_remove(&w);
 }
 
@@ -159,20 +169,6 @@ static bool is_in_place(const struct world_task *t, uint64_t number)
     return entry >> 63;
 }
 
-static void list_recent(const struct world *w, uint64_t first, uint64_t end)
-{
-    uint64_t range[] = {htole64(WORLD_BASE + first * fm_pager_page()),
-                        htole64(WORLD_BASE + end * fm_pager_page())};
-    char path[128];
-    FILE *f;
-
-    snprintf(path, sizeof(path), "%s/1.recent", w->store);
-    f = fopen(path, "we");
-    assert_non_null(f);
-    assert_int_equal(fwrite(range, sizeof(range), 1, f), 1);
-    assert_int_equal(fclose(f), 0);
-}
-
 /* Is filled while the tasks wait for their resume; the rest is not. */
 static void test_recent(void **state)
 {
@@ -182,7 +178,7 @@ static void test_recent(void **state)
     (void)state;
     world_make(&w);
     world_store(&w, 1, 16384, 0);
-    list_recent(&w, 3000, last);
+    world_list(&w, 1, "recent", 3000, last);
     while (world_kind(last - 1) != PAGE_DATA)
         last--;
     world_start(&w);
@@ -213,12 +209,7 @@ static void test_first_moment(void **state)
     bool any = false;
 
     (void)state;
-    world_make(&w);
-    world_store(&w, 1, 16384, 0);
-    assert_return_code(pipe(told), errno);
-    world_start(&w);
-    world_connect(&w);
-    world_task(&w, 1, 16384, check_when_told, (uintptr_t)told[0]);
+    make_untold(&w, told);
     since = world_now_us();
     world_resume(&w);
     usleep(20000);
@@ -227,10 +218,7 @@ static void test_first_moment(void **state)
     if (world_now_us() - since < 90000) /* else the moment was missed */
         assert_false(any);
     world_wait_done(&w);
-    assert_int_equal(write(told[1], "x", 1), 1);
-    world_results(&w);
-    close(told[0]);
-    close(told[1]);
+    tell(&w, told);
     world_remove(&w);
 }
 
@@ -243,7 +231,8 @@ static void test_recent_nonsense(void **state)
 
         world_make(&w);
         world_store(&w, 1, 500, 0);
-        list_recent(&w, kind == 0 ? 100 : 490, kind == 0 ? 90 : 100000 * (uint64_t)kind);
+        world_list(&w, 1, "recent", kind == 0 ? 100 : 490,
+                   kind == 0 ? 90 : 100000 * (uint64_t)kind);
         world_start(&w);
         world_connect(&w);
         world_task(&w, 1, 500, check_all, 0);
