@@ -215,7 +215,7 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     note(fm_incoming_memory_discard(in, &e[n]), e, &n);
     if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
-        fm_lease_leave(p, in->container, &in->endpoint, NULL);
+        fm_lease_leave(p, in->container, &in->endpoint);
     }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
         note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);

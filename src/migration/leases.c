@@ -295,8 +295,11 @@ static int point(struct fm_components *p, const json_t *lease, struct fm_error *
         bool went_along = rc == -FM_E_NOT_FOUND && !is_live(lease); /* with its network */
         return went_along ? 0 : rc;
     }
-    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", fm_json_text(lease, "host"), NULL);
+    struct fm_error e = {0};
+    json_auto_t *doc = p->store.ops->get(p->store.ctx, "host", fm_json_text(lease, "host"), &e);
     const char *address = fm_json_text(doc, "address");
+    if (!doc && e.code != FM_E_NOT_FOUND)
+        return fm_error_set(err, e.code, "%s", e.text);
     return *address ? p->network.ops->set_remote(p->network.ctx, network, mac, address, err) : 0;
 }
 
@@ -315,20 +318,41 @@ int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error
     return rc < 0 ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
-int fm_lease_leave(struct fm_components *p, const struct fm_container *c,
-                   const struct fm_endpoint *endpoint, struct fm_error *err)
+/* What could not be pointed is at the next pass, and then with patience. With the lock held. */
+static void point_again(struct fm_networks *n)
+{
+    n->pointed = false;
+    n->tidy_ms = 0;
+}
+
+static int point_back(struct fm_components *p, const struct fm_lease *l, struct fm_error *err)
+{
+    struct fm_error e = {0};
+    fm_autofree char *key = fm_strf("%s/%s", l->network, l->ip);
+    json_auto_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, &e);
+    if (!doc && e.code != FM_E_NOT_FOUND)
+        return fm_error_set(err, e.code, "%s", e.text);
+    return fm_streq(fm_json_text(doc, "owner"), l->owner) ? fm_lease_point(p, doc, err) : 0;
+}
+
+void fm_lease_leave(struct fm_components *p, const struct fm_container *c,
+                    const struct fm_endpoint *endpoint)
 {
     fm_cleanup(fm_lease_clear) struct fm_lease l = {0};
+    struct fm_error err = {0};
     int rc =
-        p->network.ops->set_remote(p->network.ctx, endpoint->network, endpoint->mac, NULL, err);
-    if (rc < 0 || !has_lease(p, c))
-        return rc;
-    fm_lease_of(c, p->host, &l);
-    pthread_mutex_lock(&p->networks->lock);
-    json_auto_t *doc = owned(p, &l);
-    rc = is_live(doc) ? fm_lease_point(p, doc, err) : 0;
-    pthread_mutex_unlock(&p->networks->lock);
-    return rc;
+        p->network.ops->set_remote(p->network.ctx, endpoint->network, endpoint->mac, NULL, &err);
+    if (has_lease(p, c)) {
+        fm_lease_of(c, p->host, &l);
+        pthread_mutex_lock(&p->networks->lock);
+        rc = rc < 0 ? rc : point_back(p, &l, &err);
+        if (rc < 0)
+            point_again(p->networks);
+        pthread_mutex_unlock(&p->networks->lock);
+    }
+    if (rc < 0)
+        fm_warn(FM_NETWORK_MANAGER, "What is sent to %s from here goes astray for now: %s.",
+                c->name, err.text);
 }
 
 /* Somebody else's newer lease of what a container of this host uses. */
@@ -373,10 +397,8 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
         int published = fm_leases_publish(p, rc < 0 ? NULL : err);
         rc = rc < 0 ? rc : published;
     }
-    if (rc < 0) { /* at the next pass, and then with patience */
-        p->networks->pointed = false;
-        p->networks->tidy_ms = 0;
-    }
+    if (rc < 0)
+        point_again(p->networks);
     return rc;
 }
 

@@ -47,9 +47,9 @@ int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct
 int fm_lease_move(struct fm_components *p, const struct fm_container *c, const char *host,
                   json_t **doc, struct fm_error *err);
 /* The container does not come here after all: its frames go to where its lease says that it is, or
- * are flooded when nobody has leased its address. */
-int fm_lease_leave(struct fm_components *p, const struct fm_container *c,
-                   const struct fm_endpoint *endpoint, struct fm_error *err);
+ * are flooded when nobody has leased its address. What fails is tried again in the next pass. */
+void fm_lease_leave(struct fm_components *p, const struct fm_container *c,
+                    const struct fm_endpoint *endpoint);
 /* FM_E_REFUSED when somebody else has the container's address or published ports, as far as is
  * known here; of a container by the same name it is the one that comes. */
 int fm_lease_check(struct fm_components *p, const struct fm_container *c, struct fm_error *err);
