@@ -24,7 +24,7 @@
 #define STATUS_MS 50
 #define PROBE_MS 1000
 #define DEPOSIT_MS 10
-#define LINGER_US 40
+#define LINGER_US 60
 #define SPIN_TURNS 200 /* so often at once, before it waits a millisecond between turns */
 
 void fm_pager_say(const char *fmt, ...)
@@ -201,19 +201,26 @@ static int timeout_for(struct fm_pager_worker *w, bool work)
     return -1;
 }
 
-/* Who got a page often wants another one at once, and would have to wait for a piece that nobody
- * asked for. */
+/* Who got a page often wants another one at once. To sleep until then takes both of them longer than
+ * the page itself: a processor that idles has to be woken for either. */
+static int linger(struct fm_pager_worker *w, struct epoll_event *ready)
+{
+    int n = 0;
+
+    while (n == 0 && fm_now_us() - w->last_fault_us < LINGER_US) {
+        n = epoll_wait(w->epoll, ready, READY_MAX, 0);
+        if (n == 0)
+            sched_yield();
+    }
+    return n;
+}
+
 static int await(struct fm_pager_worker *w, struct epoll_event *ready, bool work)
 {
-    const struct timespec moment = {.tv_nsec = LINGER_US * 1000};
-    int n, ms = timeout_for(w, work);
+    int ms = timeout_for(w, work);
+    int n = w->hurry ? 0 : linger(w, ready);
 
-    if (ms == 0 && !w->hurry && fm_now_us() - w->last_fault_us < LINGER_US) {
-        n = epoll_pwait2(w->epoll, ready, READY_MAX, &moment, NULL);
-        if (n >= 0 || errno != ENOSYS) /* Linux 5.11 */
-            return n;
-    }
-    return epoll_wait(w->epoll, ready, READY_MAX, ms);
+    return n ? n : epoll_wait(w->epoll, ready, READY_MAX, ms);
 }
 
 static bool all_done(const struct fm_pager_worker *w)
@@ -274,7 +281,6 @@ enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w)
 {
     bool work = false;
 
-    prctl(PR_SET_TIMERSLACK, 1); /* else a moment lasts 50 us longer */
     w->buffer = aligned_alloc(fm_pager_page(), FM_PAGER_PIECE);
     if (!w->buffer || take_up(w) < 0)
         return FM_PAGER_EXIT_LOST;
