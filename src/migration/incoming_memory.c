@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/options.h"
 #include "migration/preflight.h"
 #include "state/memory_index.h"
 
@@ -58,7 +59,9 @@ int fm_incoming_memory_stage(struct fm_incoming *in, struct fm_error *err)
     if (p->reservations)
         room = (struct fm_page_room){
             .max_bytes = fm_reserved_for(p->reservations, in->id).memory, .grow = grow, .ctx = in};
-    return rc < 0 ? rc : ops_of(in)->sink_open(p->memory.ctx, in->id, &room, &in->sink, err);
+    bool scattered = fm_streq(in->strategy, fm_strategy_text(FM_STRATEGY_POST_COPY));
+    return rc < 0 ? rc
+                  : ops_of(in)->sink_open(p->memory.ctx, in->id, scattered, &room, &in->sink, err);
 }
 
 int fm_incoming_memory_attach(struct fm_incoming *in, struct fm_connection *c, struct fm_error *err)

@@ -16,6 +16,8 @@
 #define PAGES_MOUNT "mode=0700,size=95%"
 /* Fresh memory arrives twice as fast in huge pages; a kernel without them refuses the option. */
 #define PAGES_MOUNT_HUGE PAGES_MOUNT ",huge=within_size"
+/* A page alone in a huge one has to wait until the rest of that is cleared. */
+#define PAGES_MOUNT_SMALL PAGES_MOUNT ",huge=never"
 
 static json_t *facts(void *ctx)
 {
@@ -27,16 +29,23 @@ static json_t *facts(void *ctx)
 }
 
 /* /run may be small, or on a disk. */
-static int mount_pages_dir(const char *dir, struct fm_error *err)
+static int mount_pages(const char *dir, const char *options, struct fm_error *err)
 {
     int rc = fm_mkdir_p(dir, 0700, err);
     if (rc < 0 || fm_is_mount_point(dir))
         return rc;
     const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-    if (mount("fleximigrate-pages", dir, "tmpfs", flags, PAGES_MOUNT_HUGE) < 0 &&
+    if (mount("fleximigrate-pages", dir, "tmpfs", flags, options) < 0 &&
         mount("fleximigrate-pages", dir, "tmpfs", flags, PAGES_MOUNT) < 0)
         return fm_error_errno(err, errno, "cannot mount a tmpfs for page stores at %s", dir);
     return 0;
+}
+
+static int mount_pages_dir(const char *dir, struct fm_error *err)
+{
+    fm_autofree char *scattered = fm_strf("%s/" FM_PAGES_SCATTERED, dir);
+    int rc = mount_pages(dir, PAGES_MOUNT_HUGE, err);
+    return rc < 0 ? rc : mount_pages(scattered, PAGES_MOUNT_SMALL, err);
 }
 
 static void note(char *reason, size_t size, int rc, const struct fm_error *why, const char *what)

@@ -5,6 +5,9 @@
 #include "migration/memory_interface.h"
 #include "state/tracker.h"
 
+/* Below the directory of page stores: those whose pages come one by one, in no order. */
+#define FM_PAGES_SCATTERED "scattered"
+
 struct fm_memory_engine {
     struct fm_memory_config config;
     struct fm_memory_ops ops;

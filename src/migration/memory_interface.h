@@ -83,8 +83,10 @@ struct fm_memory_ops {
     void (*close)(struct fm_memory_source *s);     /* NULL is fine */
 
     /* --- destination --- */
-    int (*sink_open)(void *ctx, const char *migration, const struct fm_page_room *room,
-                     struct fm_memory_sink **sink, struct fm_error *err);
+    /* `scattered`: it runs before its memory has come, and pages come as it wants them. */
+    int (*sink_open)(void *ctx, const char *migration, bool scattered,
+                     const struct fm_page_room *room, struct fm_memory_sink **sink,
+                     struct fm_error *err);
     /* One page stream: attach counts it in (quick), stream serves it to its end and counts it out,
      * in the connection's thread. sink_close waits for it. */
     int (*sink_attach)(struct fm_memory_sink *s, struct fm_connection *c, struct fm_error *err);

@@ -188,14 +188,22 @@ static void sink_free(struct fm_memory_sink *s)
     free(s);
 }
 
-static int sink_open(void *ctx, const char *migration, const struct fm_page_room *room,
-                     struct fm_memory_sink **sink, struct fm_error *err)
+static char *store_dir_of(const struct fm_memory_engine *engine, const char *migration,
+                          bool scattered)
+{
+    return fm_strf("%s/%s%s", engine->config.pages_dir, scattered ? FM_PAGES_SCATTERED "/" : "",
+                   migration);
+}
+
+static int sink_open(void *ctx, const char *migration, bool scattered,
+                     const struct fm_page_room *room, struct fm_memory_sink **sink,
+                     struct fm_error *err)
 {
     const struct fm_memory_engine *engine = ctx;
     struct fm_memory_sink *s = fm_xcalloc(1, sizeof(*s));
     pthread_condattr_t attributes;
     s->engine = engine;
-    s->store_dir = fm_strf("%s/%s", engine->config.pages_dir, migration);
+    s->store_dir = store_dir_of(engine, migration, scattered);
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -251,12 +259,14 @@ static int sink_find(void *ctx, const char *migration, const char *work_dir,
                      struct fm_memory_sink **sink, struct fm_error *err)
 {
     const struct fm_memory_engine *engine = ctx;
-    fm_autofree char *dir = fm_strf("%s/%s", engine->config.pages_dir, migration);
-    if (!fm_file_exists(dir))
+    fm_autofree char *dir = store_dir_of(engine, migration, true);
+    bool scattered = fm_file_exists(dir);
+    fm_autofree char *other = store_dir_of(engine, migration, false);
+    if (!scattered && !fm_file_exists(other))
         return fm_error_set(err, FM_E_NOT_FOUND, "no page store of migration %s", migration);
     /* It was settled, so there is room for whatever comes yet. */
     const struct fm_page_room room = {.max_bytes = UINT64_MAX};
-    int rc = sink_open(ctx, migration, &room, sink, err);
+    int rc = sink_open(ctx, migration, scattered, &room, sink, err);
     if (rc < 0)
         return rc;
     struct fm_memory_sink *s = *sink;

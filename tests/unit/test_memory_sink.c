@@ -61,7 +61,7 @@ static void open_sink(struct arrival_side *d, struct landlord *l, uint64_t max_b
     const struct fm_page_room room = {.max_bytes = max_bytes, .grow = let, .ctx = l};
     struct fm_error err = {0};
 
-    if (engine.ops.sink_open(&engine, ID, &room, &d->sink, &err) < 0)
+    if (engine.ops.sink_open(&engine, ID, false, &room, &d->sink, &err) < 0)
         fail_msg("%s", err.text);
 }
 

@@ -237,12 +237,14 @@ static struct fm_memory_sink *sink_new(struct host *h, const char *id)
     return s;
 }
 
-static int sink_open(void *ctx, const char *migration, const struct fm_page_room *room,
-                     struct fm_memory_sink **sink, struct fm_error *err)
+static int sink_open(void *ctx, const char *migration, bool scattered,
+                     const struct fm_page_room *room, struct fm_memory_sink **sink,
+                     struct fm_error *err)
 {
     struct host *h = ctx;
     struct passage p;
 
+    (void)scattered;
     if (!world_enter(&p, "memory.sink_open"))
         return world_fail(&p, err);
     for (int i = 0; i < WORLD_JOBS && !store_of(h, migration); i++)
