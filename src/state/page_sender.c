@@ -124,6 +124,17 @@ static int start_lane(struct fm_page_lane *lane, struct fm_error *err)
     return ret ? fm_error_errno(err, ret, "cannot start a thread that sends pages") : 0;
 }
 
+/* Who waits for a page waits for its compression as well; and it has not been sent before. */
+static struct fm_page_packer *new_packer(const struct fm_page_lane *lane)
+{
+    const struct fm_page_sender *s = lane->sender;
+    const struct fm_page_sender_options *o = &s->options;
+
+    return lane == s->urgent
+               ? fm_page_packer_new(FM_COMPRESS_NONE, 0)
+               : fm_page_packer_new(o->compression, o->delta_cache_bytes / bulk_lanes(s));
+}
+
 struct fm_page_sender *fm_page_sender_open(struct fm_connection *const *connections, size_t count,
                                            const struct fm_page_sender_options *options,
                                            struct fm_error *err)
@@ -143,9 +154,7 @@ struct fm_page_sender *fm_page_sender_open(struct fm_connection *const *connecti
     init_cond(&s->changed);
     for (size_t i = 0; i < count; i++) {
         s->lanes[i] = (struct fm_page_lane){.sender = s, .connection = connections[i]};
-        s->lanes[i].packer = fm_page_packer_new(
-            options->compression,
-            &s->lanes[i] == s->urgent ? 0 : options->delta_cache_bytes / bulk_lanes(s));
+        s->lanes[i].packer = new_packer(&s->lanes[i]);
         init_cond(&s->lanes[i].work);
     }
     for (size_t i = 0; i < count; i++) {

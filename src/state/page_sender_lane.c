@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 
-#define NEAR (64u << 10)       /* that go with a page which a task waits for */
+#define NEAR (32u << 10)       /* that go with a page which a task waits for */
 #define BATCHES_PER_SECOND 64u /* at least, below a rate limit */
 #define PARTS 8u               /* of what waits: the most for one batch */
 #define SMALL_BATCH (64u << 10)

@@ -201,8 +201,8 @@ static int timeout_for(struct fm_pager_worker *w, bool work)
     return -1;
 }
 
-/* Who got a page often wants another one at once. To sleep until then takes both of them longer than
- * the page itself: a processor that idles has to be woken for either. */
+/* Who got a page often wants another one at once. To sleep until then takes both of them longer
+ * than the page itself: a processor that idles has to be woken for either. */
 static int linger(struct fm_pager_worker *w, struct epoll_event *ready)
 {
     int n = 0;
