@@ -213,10 +213,10 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
     if (fm_journal_has(p->journal, in->id, FM_STEP_RESTORE, NULL))
         note(p->runtime.ops->remove(p->runtime.ctx, in->container->name, &e[n]), e, &n);
     note(fm_incoming_memory_discard(in, &e[n]), e, &n);
-    if (in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL)) {
+    bool staged =
+        in->has_endpoint && fm_journal_has(p->journal, in->id, FM_STEP_STAGE_NETWORK, NULL);
+    if (staged)
         note(p->network.ops->unstage(p->network.ctx, &in->endpoint, &e[n]), e, &n);
-        fm_lease_leave(p, in->container, &in->endpoint);
-    }
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_BUNDLE, NULL))
         note(fm_bundle_remove(&in->bundle, &e[n]), e, &n);
     if (fm_journal_has(p->journal, in->id, FM_STEP_STAGE_VOLUME, NULL))
@@ -237,6 +237,8 @@ static int discard(struct fm_incoming *in, struct fm_error *err)
         fm_log(FM_LOG_ERROR, FM_CONTAINER_MANAGER, "Discarding %s: %s.", in->id, e[i].text);
     in->unclean = n > 0;
     fm_incoming_enter(in, FM_STAGE_DISCARDED, NULL);
+    if (staged) /* its entry is that of its lease from here on */
+        fm_lease_leave(p, in->container, &in->endpoint);
     if (n > 0 && err)
         *err = e[0];
     return n > 0 ? -(int)e[0].code : 0;

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "migration/incoming.h"
 
 #define FOREIGN_CLAIM_MS 30000 /* then the lease itself is long known */
 #define CLAIMS_MAX 1024        /* of others */
@@ -153,7 +154,13 @@ static json_t *conflict_with_leases(struct fm_components *p, const struct fm_lea
     return conflict;
 }
 
-json_t *fm_leases_moving(struct fm_components *p)
+/* What came here, and is not to stay. */
+static bool is_discarded(const json_t *doc)
+{
+    return fm_streq(fm_json_text(doc, "stage"), fm_stage_text(FM_STAGE_DISCARDED));
+}
+
+json_t *fm_leases_moving(struct fm_components *p, bool leftovers)
 {
     json_auto_t *list = fm_journal_unfinished(p->journal, NULL);
     json_t *moving = json_object(), *entry;
@@ -161,7 +168,8 @@ json_t *fm_leases_moving(struct fm_components *p)
     json_array_foreach(list, i, entry)
     {
         json_auto_t *doc = fm_journal_load(p->journal, fm_json_text(entry, "id"), NULL);
-        json_object_set_new(moving, fm_json_text(doc, "container"), json_true());
+        if (leftovers || !is_discarded(doc))
+            json_object_set_new(moving, fm_json_text(doc, "container"), json_true());
     }
     return moving;
 }
@@ -172,7 +180,7 @@ static json_t *conflict_with_containers(struct fm_components *p, const struct fm
 {
     bool here = fm_streq(lease->host, p->host);
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);
-    json_auto_t *moving = here ? NULL : fm_leases_moving(p);
+    json_auto_t *moving = here ? NULL : fm_leases_moving(p, true);
     size_t i;
     json_t *doc;
     json_array_foreach(docs, i, doc)

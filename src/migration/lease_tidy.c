@@ -122,7 +122,7 @@ void fm_leases_forget_host(struct fm_components *p, const char *host)
 void fm_leases_tidy(struct fm_components *p)
 {
     json_auto_t *docs = p->store.ops->list(p->store.ctx, "container", NULL);
-    json_auto_t *moving = fm_leases_moving(p);
+    json_auto_t *moving = fm_leases_moving(p, true);
     size_t i;
     json_t *doc;
     if (!docs)

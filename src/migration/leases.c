@@ -318,8 +318,7 @@ int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error
     return rc < 0 ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
-/* What could not be pointed is at the next pass, and then with patience. With the lock held. */
-static void point_again(struct fm_networks *n)
+void fm_leases_point_again(struct fm_networks *n)
 {
     n->pointed = false;
     n->tidy_ms = 0;
@@ -342,12 +341,14 @@ void fm_lease_leave(struct fm_components *p, const struct fm_container *c,
     struct fm_error err = {0};
     int rc =
         p->network.ops->set_remote(p->network.ctx, endpoint->network, endpoint->mac, NULL, &err);
+    if (rc == -FM_E_NOT_FOUND) /* it went with its network */
+        return;
     if (has_lease(p, c)) {
         fm_lease_of(c, p->host, &l);
         pthread_mutex_lock(&p->networks->lock);
         rc = rc < 0 ? rc : point_back(p, &l, &err);
         if (rc < 0)
-            point_again(p->networks);
+            fm_leases_point_again(p->networks);
         pthread_mutex_unlock(&p->networks->lock);
     }
     if (rc < 0)
@@ -398,7 +399,7 @@ int fm_leases_apply(struct fm_components *p, const json_t *before, const json_t 
         rc = rc < 0 ? rc : published;
     }
     if (rc < 0)
-        point_again(p->networks);
+        fm_leases_point_again(p->networks);
     return rc;
 }
 
@@ -482,7 +483,7 @@ static bool point_each(struct fm_components *p, const json_t *leases, const json
 
 void fm_leases_point(struct fm_components *p)
 {
-    json_auto_t *moving = fm_leases_moving(p);
+    json_auto_t *moving = fm_leases_moving(p, false);
     struct fm_error err = {0};
     pthread_mutex_lock(&p->networks->lock);
     json_auto_t *leases = fm_leases_list(p, NULL, NULL);

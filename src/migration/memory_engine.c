@@ -12,7 +12,8 @@
 #include "base/text.h"
 #include "migration/state_interface.h"
 
-/* Page stores may fill the memory that was reserved for them; the reservation is the limit. */
+/* Page stores may fill the memory that was reserved for them; the reservations are the limit, of
+ * both mounts together. */
 #define PAGES_MOUNT "mode=0700,size=95%"
 /* Fresh memory arrives twice as fast in huge pages; a kernel without them refuses the option. */
 #define PAGES_MOUNT_HUGE PAGES_MOUNT ",huge=within_size"
@@ -44,8 +45,11 @@ static int mount_pages(const char *dir, const char *options, struct fm_error *er
 static int mount_pages_dir(const char *dir, struct fm_error *err)
 {
     fm_autofree char *scattered = fm_strf("%s/" FM_PAGES_SCATTERED, dir);
+    struct fm_error e = {0};
     int rc = mount_pages(dir, PAGES_MOUNT_HUGE, err);
-    return rc < 0 ? rc : mount_pages(scattered, PAGES_MOUNT_SMALL, err);
+    if (rc == 0 && mount_pages(scattered, PAGES_MOUNT_SMALL, &e) < 0)
+        fm_warn(FM_STATE_SYNCHRONIZER, "Post-copy is slow here: %s.", e.text);
+    return rc;
 }
 
 static void note(char *reason, size_t size, int rc, const struct fm_error *why, const char *what)

@@ -276,7 +276,7 @@ static int collect(struct comparison *c, struct fm_error *err)
         return fm_error_result(err);
     json_array_insert_new(c->networks, 0, fm_network_spec_to_json(&p->networks->standard));
     c->hosts = addresses_of_hosts(p);
-    c->moving = fm_leases_moving(p);
+    c->moving = fm_leases_moving(p, true);
     c->here = json_object();
     c->differences = json_array();
     json_array_foreach(records, i, doc) json_object_set(c->here, fm_json_text(doc, "name"), doc);

@@ -62,6 +62,8 @@ json_t *fm_lease_differences(const json_t *doc, const struct fm_lease *record);
 int fm_lease_point(struct fm_components *p, const json_t *lease, struct fm_error *err);
 /* Puts all of them into effect, and publishes the ports: after a start, or when it failed. */
 void fm_leases_point(struct fm_components *p);
+/* Asks for that at the next pass, and then with patience. With the lock held. */
+void fm_leases_point_again(struct fm_networks *n);
 /* Every published port; the caller frees *list. */
 int fm_leases_publications(struct fm_components *p, struct fm_publication **list, size_t *count,
                            struct fm_error *err);
@@ -105,8 +107,9 @@ int fm_lease_choose(const struct fm_choice *c, char text[64], struct fm_error *e
  * held. */
 json_t *fm_leases_taken(struct fm_components *p, const char *network);
 
-/* Every container that is on its way from or to this host, as keys; new reference. */
-json_t *fm_leases_moving(struct fm_components *p);
+/* Every container that is on its way from or to this host, as keys; new reference. `leftovers`:
+ * also those of which only something that is to be removed is here. */
+json_t *fm_leases_moving(struct fm_components *p, bool leftovers);
 /* An address of this host's own for every overlay network that has published ports. */
 void fm_leases_provide_host(struct fm_components *p);
 /* Leases of containers that are not here any more go, and those of containers that are here come.

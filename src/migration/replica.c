@@ -96,10 +96,8 @@ static int put(struct fm_components *p, const char *kind, const char *key, const
                struct fm_error *err)
 {
     int rc = p->store.ops->put(p->store.ctx, kind, key, doc, err);
-    if (rc < 0) {
-        p->networks->pointed = false;
-        p->networks->tidy_ms = 0;
-    }
+    if (rc < 0)
+        fm_leases_point_again(p->networks);
     return rc;
 }
 

@@ -124,14 +124,15 @@ static int start_lane(struct fm_page_lane *lane, struct fm_error *err)
     return ret ? fm_error_errno(err, ret, "cannot start a thread that sends pages") : 0;
 }
 
-/* Who waits for a page waits for its compression as well; and it has not been sent before. */
+/* Who waits for a page waits for its compression as well: only who asks for that has it. */
 static struct fm_page_packer *new_packer(const struct fm_page_lane *lane)
 {
     const struct fm_page_sender *s = lane->sender;
     const struct fm_page_sender_options *o = &s->options;
 
     return lane == s->urgent
-               ? fm_page_packer_new(FM_COMPRESS_NONE, 0)
+               ? fm_page_packer_new(
+                     o->compression == FM_COMPRESS_ZSTD ? FM_COMPRESS_ZSTD : FM_COMPRESS_NONE, 0)
                : fm_page_packer_new(o->compression, o->delta_cache_bytes / bulk_lanes(s));
 }
 

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -218,9 +217,16 @@ static int linger(struct fm_pager_worker *w, struct epoll_event *ready)
 static int await(struct fm_pager_worker *w, struct epoll_event *ready, bool work)
 {
     int ms = timeout_for(w, work);
-    int n = w->hurry ? 0 : linger(w, ready);
+    int n = w->lingers && !w->hurry ? linger(w, ready) : 0;
 
     return n ? n : epoll_wait(w->epoll, ready, READY_MAX, ms);
+}
+
+static int processors(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : CPU_SETSIZE;
 }
 
 static bool all_done(const struct fm_pager_worker *w)
@@ -281,6 +287,7 @@ enum fm_pager_exit fm_pager_work(struct fm_pager_worker *w)
 {
     bool work = false;
 
+    w->lingers = processors() > 1;
     w->buffer = aligned_alloc(fm_pager_page(), FM_PAGER_PIECE);
     if (!w->buffer || take_up(w) < 0)
         return FM_PAGER_EXIT_LOST;

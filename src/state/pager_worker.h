@@ -76,6 +76,7 @@ struct fm_pager_worker {
     uint64_t now_us;     /* when this turn of the loop began to look */
     uint64_t resumed_us; /* 0: before this worker */
     uint64_t last_fault_us;
+    bool lingers; /* between faults: its tasks have another processor */
     uint64_t probed_us;
     unsigned int stalled;  /* turns in a row in which nothing could be done though there is work */
     unsigned char *buffer; /* FM_PAGER_PIECE */

@@ -144,7 +144,7 @@ assert_no_pages()
 {
     local host
     for host in a b; do
-        [ -z "$(on $host ls /run/fleximigrate/pages)" ] || fail "pages are left on $host"
+        [ -z "$(on $host find /run/fleximigrate/pages -mindepth 1 ! -path '*/pages/scattered')" ] || fail "pages are left on $host"
     done
 }
 

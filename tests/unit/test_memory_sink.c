@@ -177,6 +177,29 @@ static void what_is_left_behind_has_a_place_before_it_comes(void **state)
     close_sink(&d);
 }
 
+static void assert_found_again(bool scattered)
+{
+    const struct fm_page_room room = {.max_bytes = UINT64_MAX};
+    fm_autofree char *dir = fm_strf("%s/%s" ID, store_dir, scattered ? FM_PAGES_SCATTERED "/" : "");
+    struct fm_memory_sink *sink = NULL;
+    struct fm_error err = {0};
+
+    assert_int_equal(engine.ops.sink_open(&engine, ID, scattered, &room, &sink, &err), 0);
+    engine.ops.sink_close(sink, false);
+    assert_true(fm_file_exists(dir));
+    assert_int_equal(engine.ops.sink_find(&engine, ID, store_dir, &sink, &err), 0);
+    engine.ops.sink_close(sink, true);
+    assert_false(fm_file_exists(dir));
+    assert_int_equal(engine.ops.sink_find(&engine, ID, store_dir, &sink, &err), -FM_E_NOT_FOUND);
+}
+
+static void a_later_daemon_finds_a_store_wherever_it_is(void **state)
+{
+    (void)state;
+    assert_found_again(false);
+    assert_found_again(true);
+}
+
 static int open_host(void **state)
 {
     snprintf(store_dir, sizeof(store_dir), "%s", STORE);
@@ -199,6 +222,7 @@ int main(void)
         cmocka_unit_test(memory_that_has_grown_gets_its_place),
         cmocka_unit_test(the_source_is_told_why_there_is_no_place),
         cmocka_unit_test(what_is_left_behind_has_a_place_before_it_comes),
+        cmocka_unit_test(a_later_daemon_finds_a_store_wherever_it_is),
     };
 
     return cmocka_run_group_tests(tests, open_host, close_host);
