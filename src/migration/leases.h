@@ -47,7 +47,8 @@ int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct
 int fm_lease_move(struct fm_components *p, const struct fm_container *c, const char *host,
                   json_t **doc, struct fm_error *err);
 /* The container does not come here after all: its frames go to where its lease says that it is, or
- * are flooded when nobody has leased its address. Where a lease tells the way, what fails is tried again in the next pass. */
+ * are flooded when nobody has leased its address. Where a lease tells the way, what fails is tried
+ * again in the next pass. */
 void fm_lease_leave(struct fm_components *p, const struct fm_container *c,
                     const struct fm_endpoint *endpoint);
 /* FM_E_REFUSED when somebody else has the container's address or published ports, as far as is
