@@ -152,11 +152,12 @@ void fm_lease_settle(struct fm_components *p, const struct fm_container *c)
     fm_claim_forget(p, l.network, l.ip, p->host);
 }
 
-/* The document of a key when it is this owner's; new reference. */
-static json_t *owned(struct fm_components *p, const struct fm_lease *l)
+/* The document of a key when it is this owner's; new reference. *err is left alone when it is
+ * somebody else's. */
+static json_t *owned(struct fm_components *p, const struct fm_lease *l, struct fm_error *err)
 {
     fm_autofree char *key = fm_strf("%s/%s", l->network, l->ip);
-    json_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, NULL);
+    json_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, err);
     if (fm_streq(json_string_value(json_object_get(doc, "owner")), l->owner))
         return doc;
     json_decref(doc);
@@ -182,7 +183,7 @@ void fm_lease_release(struct fm_components *p, const struct fm_container *c)
         return;
     fm_autofree char *key = fm_strf("%s/%s", l.network, l.ip);
     pthread_mutex_lock(&p->networks->lock);
-    json_auto_t *doc = owned(p, &l);
+    json_auto_t *doc = owned(p, &l, NULL);
     if (fm_streq(json_string_value(json_object_get(doc, "host")), p->host) &&
         fm_replica_remove(p, FM_KIND_LEASE, key, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Lease %s of %s stays for now: %s.", key, c->name, err.text);
@@ -200,7 +201,7 @@ void fm_lease_drop(struct fm_components *p, const struct fm_container *c)
     fm_claim_forget(p, l.network, l.ip, p->host);
     fm_autofree char *key = fm_strf("%s/%s", l.network, l.ip);
     pthread_mutex_lock(&p->networks->lock);
-    json_auto_t *doc = owned(p, &l);
+    json_auto_t *doc = owned(p, &l, NULL);
     if (doc && fm_replica_remove(p, FM_KIND_LEASE, key, &err) < 0)
         fm_warn(FM_NETWORK_MANAGER, "Lease %s of %s stays for now: %s.", key, c->name, err.text);
     pthread_mutex_unlock(&p->networks->lock);
@@ -214,7 +215,7 @@ int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct
         return 0;
     fm_lease_of(c, p->host, &l);
     pthread_mutex_lock(&p->networks->lock);
-    json_auto_t *doc = owned(p, &l);
+    json_auto_t *doc = owned(p, &l, NULL);
     json_auto_t *without = json_deep_copy(doc);
     if (without && json_object_set_new(without, "publish", json_array()) == 0)
         rc = fm_replica_write(p, FM_KIND_LEASE, json_incref(without), err);
@@ -225,7 +226,7 @@ int fm_lease_yield(struct fm_components *p, const struct fm_container *c, struct
 static int move(struct fm_components *p, const struct fm_lease *l, json_t **doc,
                 struct fm_error *err)
 {
-    json_auto_t *before = owned(p, l);
+    json_auto_t *before = owned(p, l, NULL);
     json_auto_t *after = fm_lease_to_json(l);
     json_auto_t *differences = before ? fm_lease_differences(before, l) : NULL;
     if (fm_streq(json_string_value(json_object_get(before, "host")), l->host) &&
@@ -327,11 +328,10 @@ void fm_leases_point_again(struct fm_networks *n)
 static int point_back(struct fm_components *p, const struct fm_lease *l, struct fm_error *err)
 {
     struct fm_error e = {0};
-    fm_autofree char *key = fm_strf("%s/%s", l->network, l->ip);
-    json_auto_t *doc = fm_replica_get(p, FM_KIND_LEASE, key, &e);
-    if (!doc && e.code != FM_E_NOT_FOUND)
-        return fm_error_set(err, e.code, "%s", e.text);
-    return fm_streq(fm_json_text(doc, "owner"), l->owner) ? fm_lease_point(p, doc, err) : 0;
+    json_auto_t *doc = owned(p, l, &e);
+    if (doc)
+        return fm_lease_point(p, doc, err);
+    return e.code && e.code != FM_E_NOT_FOUND ? fm_error_set(err, e.code, "%s", e.text) : 0;
 }
 
 void fm_lease_leave(struct fm_components *p, const struct fm_container *c,
